@@ -1,0 +1,344 @@
+"""The Crypto-Loot HTTP API over httpx: the only outgoing network.
+
+    PollError
+    ├── Unreached            no whole answer came
+    │   ├── Timeout
+    │   ├── DnsFailed
+    │   ├── ConnectFailed    also a connection that broke within the answer
+    │   └── TlsFailed
+    ├── BadStatus            an answer whose HTTP status says no
+    │   ├── HttpStatus
+    │   ├── RateLimited
+    │   └── Redirected
+    ├── BadBody              an answer that cannot be read
+    │   ├── TooLarge
+    │   ├── InvalidJson
+    │   └── InvalidResponse
+    └── ApiError             the API's own `error`: one leaf for each code (reference: Global Errors)
+        ├── InvalidSecret, BadRequest, WrongMethod, NotFound, InternalError, InvalidPage
+        └── UnknownError
+
+Every leaf is one reason of the contract. The secret travels in the query string, and httpx puts the URL into
+its exceptions: so none of them is ever chained to ours, and no text of an answer is repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import zlib
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+import httpx
+
+from exporter import model
+from exporter.model import Endpoint, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from exporter.config import Api, Secret
+
+T = TypeVar("T")
+
+GZIP = 31  # zlib's wbits for a gzip stream
+RETRY_AFTER_LENGTH = 64  # characters: longer than both forms
+
+
+class PollError(Exception):
+    """A poll that failed; `retry_after` is the answer's header as it came, if any."""
+
+    reason: ClassVar[Reason]
+
+    def __init__(self, detail: str, retry_after: str | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class Unreached(PollError):
+    """No whole answer came."""
+
+
+class Timeout(Unreached):
+    """The whole call took longer than `api.timeout`."""
+
+    reason = Reason.TIMEOUT
+
+
+class DnsFailed(Unreached):
+    """The host name has no address."""
+
+    reason = Reason.DNS
+
+
+class ConnectFailed(Unreached):
+    """No connection, or one that broke within the answer."""
+
+    reason = Reason.CONNECT
+
+
+class TlsFailed(Unreached):
+    """The TLS handshake failed."""
+
+    reason = Reason.TLS
+
+
+class BadStatus(PollError):
+    """An answer whose HTTP status says no."""
+
+
+class HttpStatus(BadStatus):
+    """A status that is neither 2xx, 3xx nor 429, without an `error` of the API."""
+
+    reason = Reason.HTTP_STATUS
+
+
+class RateLimited(BadStatus):
+    """Status 429."""
+
+    reason = Reason.RATE_LIMITED
+
+
+class Redirected(BadStatus):
+    """A redirect; it is not followed, since it could carry the secret to another host."""
+
+    reason = Reason.REDIRECT
+
+
+class BadBody(PollError):
+    """An answer that cannot be read."""
+
+
+class TooLarge(BadBody):
+    """A body over `api.max_response_bytes`, before or after inflating."""
+
+    reason = Reason.TOO_LARGE
+
+
+class InvalidJson(BadBody):
+    """A body that is not JSON."""
+
+    reason = Reason.INVALID_JSON
+
+
+class InvalidResponse(BadBody):
+    """JSON of the wrong shape, or neither successful nor an error."""
+
+    reason = Reason.INVALID_RESPONSE
+
+
+class ApiError(PollError):
+    """The API's own `error`."""
+
+
+class InvalidSecret(ApiError):
+    """`invalid_secret`."""
+
+    reason = Reason.INVALID_SECRET
+
+
+class BadRequest(ApiError):
+    """`bad_request`."""
+
+    reason = Reason.BAD_REQUEST
+
+
+class WrongMethod(ApiError):
+    """`wrong_method`."""
+
+    reason = Reason.WRONG_METHOD
+
+
+class NotFound(ApiError):
+    """`not_found`."""
+
+    reason = Reason.NOT_FOUND
+
+
+class InternalError(ApiError):
+    """`internal_error`."""
+
+    reason = Reason.INTERNAL_ERROR
+
+
+class InvalidPage(ApiError):
+    """`invalid_page`, of `/user/list`."""
+
+    reason = Reason.INVALID_PAGE
+
+
+class UnknownError(ApiError):
+    """Any other code."""
+
+    reason = Reason.UNKNOWN_ERROR
+
+
+_CODES = {
+    error.reason.value: error
+    for error in (InvalidSecret, BadRequest, WrongMethod, NotFound, InternalError, InvalidPage)
+}
+
+
+class Client:
+    """Calls of the read endpoints. Every method raises PollError, and nothing else.
+
+    `transport` replaces the network in tests.
+    """
+
+    def __init__(self, api: Api, user_agent: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._api = api
+        self._http = httpx.AsyncClient(
+            transport=transport,
+            headers={"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "gzip"},
+            timeout=None,  # noqa: S113 - the whole call has one: httpx' own start anew with every byte
+            follow_redirects=False,
+            trust_env=api.proxy == "environment",
+            verify=httpx.create_ssl_context(),  # certifi's roots, or SSL_CERT_FILE's
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # kept ones would mix up the sites
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=api.max_concurrency),
+        )
+
+    async def close(self) -> None:
+        """Close idle connections; calls in flight fail."""
+        await self._http.aclose()
+
+    async def payout(self, secret: Secret) -> model.Payout:
+        """Return the payout rate and the network's stats (reference: /stats/payout)."""
+        return await self._call(Endpoint.PAYOUT, secret, {}, model.decode_payout)
+
+    async def history(self, secret: Secret) -> model.History:
+        """Return the hourly rows of the last seven days (reference: /stats/history)."""
+        return await self._call(Endpoint.HISTORY, secret, {}, model.decode_history)
+
+    async def top_users(self, secret: Secret, *, count: int, order: str) -> model.Users:
+        """Return the first `count` users, 1 to 1024, by `order` (reference: /user/top)."""
+        parameters = {"count": str(count), "order": order}
+        return await self._call(Endpoint.TOP_USERS, secret, parameters, model.decode_users)
+
+    async def _call(
+        self, endpoint: Endpoint, secret: Secret, parameters: Mapping[str, str], decode: Callable[[bytes], T]
+    ) -> T:
+        status, headers, body = await self._fetch(endpoint, {**parameters, "secret": secret.reveal()})
+        fault = _refusal(endpoint, status, body)
+        if fault is None:
+            try:
+                return decode(body)
+            except model.Refused as error:
+                fault = _api_error(endpoint, error.code)
+            except model.NotJson as error:
+                fault = InvalidJson(str(error))
+            except model.WrongShape as error:
+                fault = InvalidResponse(str(error))
+        fault.retry_after = headers.get("retry-after", "")[:RETRY_AFTER_LENGTH] or None
+        raise fault
+
+    async def _fetch(
+        self, endpoint: Endpoint, parameters: Mapping[str, str]
+    ) -> tuple[int, httpx.Headers, bytes]:
+        fault: PollError
+        try:
+            async with (
+                asyncio.timeout(self._api.timeout),
+                self._http.stream("GET", self._api.url + endpoint, params=parameters) as response,
+            ):
+                return response.status_code, response.headers, await self._body(response)
+        except PollError as error:
+            fault = error.with_traceback(None)
+        except (TimeoutError, httpx.TimeoutException):
+            fault = Timeout(f"no whole answer within {self._api.timeout:g} s")
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            fault = _unreached(error)
+        # Raised here, outside the except block: the original, which holds the URL and so the secret, would
+        # else be its context.
+        raise fault
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        """Read the body as it comes, and inflate it here: httpx would inflate a chunk without bound."""
+        limit = self._api.max_response_bytes
+        coding = response.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in {"identity", "", "gzip", "x-gzip"}:
+            raise InvalidJson("the body has a Content-Encoding that was not asked for")
+        inflate = _Inflater(limit) if "gzip" in coding else None
+        body, received = bytearray(), 0
+        async for chunk in response.aiter_raw():
+            received += len(chunk)
+            body += inflate.feed(chunk) if inflate else chunk
+            if received > limit or len(body) > limit:
+                raise TooLarge(f"the body has more than {limit} bytes")
+        if inflate and not inflate.complete:
+            raise InvalidJson("the gzip stream of the body ends early")
+        return bytes(body)
+
+
+class _Inflater:
+    """A gzip stream of one or more members, inflated to at most `limit` bytes and one more in all."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit + 1
+        self._stream = zlib.decompressobj(GZIP)
+        self._started = False
+
+    @property
+    def complete(self) -> bool:
+        return self._stream.eof or not self._started
+
+    def feed(self, chunk: bytes) -> bytes:
+        inflated = bytearray()
+        while chunk and self._left > 0:
+            if self._stream.eof:
+                self._stream = zlib.decompressobj(GZIP)
+            self._started = True
+            try:
+                piece = self._stream.decompress(chunk, self._left)
+            except zlib.error:
+                piece = None
+            if piece is None:
+                raise InvalidJson("the body is not the gzip stream it says it is")
+            inflated += piece
+            self._left -= len(piece)
+            chunk = self._stream.unused_data or self._stream.unconsumed_tail
+        return bytes(inflated)
+
+
+def _refusal(endpoint: Endpoint, status: int, body: bytes) -> PollError | None:
+    """Return why an answer is none by its `error` and status, in the contract's order; None for a 2xx."""
+    if 200 <= status < 300:  # noqa: PLR2004 - HTTP's own classes
+        return None
+    code = model.error_code(body)
+    if code is not None:
+        return _api_error(endpoint, code)
+    if status == httpx.codes.TOO_MANY_REQUESTS:
+        return RateLimited("HTTP status 429")
+    if 300 <= status < 400:  # noqa: PLR2004
+        return Redirected(f"HTTP status {status}; redirects are not followed, since they carry the secret")
+    return HttpStatus(f"HTTP status {status}")
+
+
+def _api_error(endpoint: Endpoint, code: str) -> PollError:
+    error = _CODES.get(code)
+    if error is None or not error.reason.concerns(endpoint):
+        return UnknownError("the API answered with an error code that the reference does not have here")
+    return error(f"the API answered {code}")
+
+
+def _unreached(error: Exception) -> PollError:
+    causes = list(_chain(error))
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return DnsFailed("the host name of api.url cannot be resolved")
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return TlsFailed(f"the server's certificate is refused: {cause.verify_message}")
+        if isinstance(cause, ssl.SSLError):
+            return TlsFailed(f"the TLS handshake failed: {cause.reason}")
+    if isinstance(error, httpx.ConnectError):
+        refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
+        return ConnectFailed("the connection was refused" if refused else "no connection could be made")
+    return ConnectFailed("the connection broke within the answer")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,187 @@
+"""The composition root: config -> running parts; start, reload, stop, once.
+
+Here, and nowhere else, the parts get the clocks, chance and the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+
+from exporter import __version__, log
+from exporter.api import Client
+from exporter.config import ConfigError
+from exporter.exposition import Format, Pages
+from exporter.metrics import ExporterMetrics, subject
+from exporter.poller import Clock, Poller
+from exporter.server import HealthSocket, Server, address_of, listen
+from exporter.snapshot import Now, Store
+from exporter.web import Hooks, Web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import httpx
+
+    from exporter.config import Config
+
+logger = structlog.get_logger()
+
+USER_AGENT = f"cryptoloot-exporter/{__version__}"
+REAL = Clock(lambda: Now(time.time(), time.monotonic()), asyncio.sleep, random.random)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the config; an address is `host:port`."""
+
+    addresses: tuple[str, ...]
+    lifecycle: bool = False
+    health_socket: Path | None = None
+    revision: str = "unknown"
+
+
+class App:
+    """The daemon.
+
+    `load` reads the config and raises ConfigError; `transport` replaces the outgoing network in tests.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Config],
+        options: Options,
+        clock: Clock = REAL,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._load = load
+        self._options = options
+        self._clock = clock
+        self._transport = transport
+        self._store = Store()
+        self._own = ExporterMetrics(__version__, options.revision)
+        self._poller = Poller(self._store, self._own, clock)
+        self._pages = Pages(self._store, self._own, [])
+        self._reloading = asyncio.Lock()
+        self._retired: set[asyncio.Task[None]] = set()
+        hooks = Hooks(clock.now, self._standing_still, lambda: self._server.started, self._hook())
+        self.web = Web(self._pages, hooks)
+        self._server = Server(self.web)
+        self._health = (
+            HealthSocket(options.health_socket, self._standing_still) if options.health_socket else None
+        )
+        self._config: Config
+        self._client: Client
+
+    async def run(self) -> None:
+        """Serve until `stop`. Raises ConfigError or AddressError when it cannot start."""
+        await self.start()
+        sockets = listen(self._options.addresses)
+        try:
+            if self._health:
+                await self._health.start()
+            for opened in sockets:
+                logger.info("listening", address=address_of(opened))
+            await self._server.serve(sockets)
+        finally:
+            if self._health:
+                await self._health.stop()
+            for opened in sockets:
+                opened.close()
+            await self.close()
+
+    async def start(self) -> None:
+        """Load the config and begin to poll, without a listener. Raises ConfigError."""
+        config = self._load()
+        logger.info("starting", version=__version__, sites=len(config.sites))
+        self._apply(config, Client(config.api, USER_AGENT, self._transport))
+
+    async def reload(self) -> list[str]:
+        """Take a changed config; return why not when it is refused, and everything stays as it was."""
+        async with self._reloading:
+            try:
+                config = self._load()
+            except ConfigError as error:
+                self._own.reload_successful.set(0)
+                logger.error("reload_failed", problems=[str(problem) for problem in error.problems])  # noqa: TRY400 - the problems are the whole story
+                return [str(problem) for problem in error.problems]
+            same = config.api == self._config.api
+            client = self._client if same else Client(config.api, USER_AGENT, self._transport)
+            if not same:
+                self._retire(self._client, self._config.api.timeout)
+            self._apply(config, client)
+            logger.info("reloaded", sites=len(config.sites))
+            return []
+
+    def stop(self) -> None:
+        """Let `run` return: answers are finished, but not for longer than a second."""
+        self._server.stop()
+
+    async def close(self) -> None:
+        """End the polls and the connections."""
+        await self._poller.stop()
+        for task in self._retired:
+            task.cancel()
+        await self._client.close()
+        logger.info("stopped")
+
+    def _apply(self, config: Config, client: Client) -> None:
+        secrets = [site.secret.value.reveal() for site in config.sites]
+        log.conceal([*secrets, config.users.key.reveal()] if config.users.key else secrets)
+        for warning in config.warnings:
+            logger.warning("config_warning", problem=warning)
+        self._config, self._client = config, client
+        self._poller.apply(config, client)
+        self._pages.show([subject(config, site) for site in config.sites])
+        self._own.loaded(self._clock.now().wall)
+
+    def _retire(self, client: Client, timeout: float) -> None:
+        """Close a client when the calls in flight on it have ended, at the latest after their time-out."""
+
+        async def retire() -> None:
+            await self._clock.sleep(timeout)
+            await client.close()
+
+        task = asyncio.create_task(retire())
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+    def _standing_still(self) -> list[str]:
+        return self._poller.standing_still(self._clock.now())
+
+    def _hook(self) -> Callable[[], asyncio.Future[list[str]]] | None:
+        # A client that goes away must not stop a reload half-way.
+        return (lambda: asyncio.ensure_future(self.reload())) if self._options.lifecycle else None
+
+
+class Once(NamedTuple):
+    """What one round of polls brings: the page as text, and the endpoints that failed with their reasons."""
+
+    page: str
+    failures: list[tuple[str, str, str]]
+
+
+async def once(
+    config: Config, clock: Clock = REAL, transport: httpx.AsyncBaseTransport | None = None
+) -> Once:
+    """Call each endpoint of each site once."""
+    store, own = Store(), ExporterMetrics(__version__, "unknown")
+    client = Client(config.api, USER_AGENT, transport)
+    try:
+        await Poller(store, own, clock).once(config, client)
+    finally:
+        await client.close()
+    pages = Pages(store, own, [subject(config, site) for site in config.sites])
+    failures = [
+        (site, endpoint.value, reason)
+        for site in store
+        for endpoint, record in store[site].polling.items()
+        for reason in record.failures
+    ]
+    return Once(pages.page(Format.TEXT, clock.now()).decode(), failures)

@@ -1,0 +1,484 @@
+"""The catalogue of metrics as data, and a site's snapshot as families of samples.
+
+A site's families come in groups that change together. Each group has a view, the part of a snapshot that is
+visible at a given moment, and its families, a function of that view alone: as long as the view is equal, so
+is the page.
+
+The file is long because the catalogue is: one place for every name, label and HELP text.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from exporter import history
+from exporter.history import Meaning
+from exporter.model import Endpoint, HistoryRow, Payout, Reason
+from exporter.snapshot import Account, Now, Polling, Snapshot, TopUsers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from exporter.config import Config, Site
+
+LISTS = (Endpoint.HISTORY, Endpoint.TOP_USERS, Endpoint.ALL_USERS)
+DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds; the default timeout is one of them
+DELAY_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 60)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One family: its name as scraped, its type, its labels in the order of the samples', its HELP."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    help: str
+
+
+class Family(NamedTuple):
+    """A metric and its samples: the values of its labels, and the sample's value."""
+
+    metric: Metric
+    samples: Sequence[tuple[tuple[str, ...], float]]
+
+
+CATALOGUE: dict[str, Metric] = {}
+
+
+def _metric(type_: str, name: str, labels: str, text: str) -> Metric:
+    metric = CATALOGUE[name] = Metric(name, type_, tuple(sorted(labels.split())), text)
+    return metric
+
+
+def _gauge(name: str, labels: str, text: str) -> Metric:
+    return _metric("gauge", f"cryptoloot_{name}", labels, text)
+
+
+def _counter(name: str, labels: str, text: str) -> Metric:
+    return _metric("counter", f"cryptoloot_{name}_total", labels, text)
+
+
+# Every HELP names the API field and says that values are polled: who reads a page has nothing else at hand.
+_P = "Polled and cached, not fetched on scrape"
+_E = f"{_P}; absent when the last success is older than stale_after."
+_R = f"{_P}; absent when the last success is older than stale_after, or the row than max_row_age."
+_P += "."
+
+# /stats/payout
+DIFFICULTY = _gauge("network_difficulty", "site", f"Network difficulty: diff of /stats/payout. {_E}")
+PAYOUT_VALUE = _gauge(
+    "payout_value",
+    "site",
+    f"value of /stats/payout as reported; unit undocumented, probably the block reward. {_E}",
+)
+PAYOUT_RAW = _gauge(
+    "payout_raw",
+    "site",
+    f"payout of /stats/payout as reported; unit undocumented, probably the share paid out. {_E}",
+)
+PER_MILLION = _gauge(
+    "payout_coins_per_million_hashes",
+    "site",
+    f"Coins paid per million hashes: payoutPer1MHashes of /stats/payout. {_E}",
+)
+PAYOUT_SYNC = _gauge(
+    "payout_sync_timestamp_seconds", "site", f"When the payout was computed: synctime of /stats/payout. {_P}"
+)
+
+# /stats/history
+HASHRATE = _gauge(
+    "hashrate_hashes_per_second",
+    "site",
+    f"hashrate of /stats/history's newest settled row, whose hour ended 15 minutes ago or more. {_R}",
+)
+UNSETTLED_HASHRATE = _gauge(
+    "unsettled_hashrate_hashes_per_second",
+    "site",
+    f"hashrate of /stats/history's newest row, possibly still filling: for graphs, not for alerts. {_R}",
+)
+BASELINE = _gauge(
+    "baseline_hashrate_hashes_per_second",
+    "site",
+    "Median hashrate of /stats/history's settled rows at the newest one's UTC hour on earlier days; "
+    f"absent with fewer than 3. {_R}",
+)
+BASELINE_SAMPLES = _gauge(
+    "baseline_samples", "site", f"Rows of /stats/history that the baseline hashrate is the median of. {_E}"
+)
+ROW_HASHES = _gauge(
+    "history_row_hashes", "site", f"Hashes in the newest settled row's hour: hashes of /stats/history. {_R}"
+)
+DAY_HASHES = _gauge(
+    "history_day_hashes",
+    "site",
+    f"Hashes in the settled rows of the last 24 hours: hashes of /stats/history. {_R}",
+)
+WEEK_HASHES = _gauge(
+    "history_week_hashes",
+    "site",
+    f"Hashes in all settled rows, a week's when the site is that old: hashes of /stats/history. {_R}",
+)
+ROW_TIMESTAMP = _gauge(
+    "history_row_timestamp_seconds", "site", f"synctime of /stats/history's newest row. {_P}"
+)
+SETTLED_TIMESTAMP = _gauge(
+    "history_settled_row_timestamp_seconds", "site", f"synctime of /stats/history's newest settled row. {_P}"
+)
+ROWS = _gauge("history_rows", "site", f"Rows of /stats/history, without duplicates and future ones. {_E}")
+MISSING_ROWS = _gauge(
+    "history_missing_rows", "site", f"Hours between /stats/history's oldest and newest row without one. {_E}"
+)
+HASHES_MODE = _gauge(
+    "history_hashes_mode",
+    "site mode",
+    f"1 for what hashes of /stats/history turned out to mean, 0 for the other modes. {_E}",
+)
+
+# /user/top
+USER_HASHES = _counter(
+    "user_hashes",
+    "site user",
+    f"A user's accepted hashes: total of /user/top, guarded against falls that are no reset. {_E}",
+)
+USER_WITHDRAWN = _counter(
+    "user_withdrawn_coins",
+    "site user",
+    f"Coins a user withdrew: withdrawn of /user/top, guarded against falls that are no reset. {_E}",
+)
+USER_BALANCE = _gauge("user_balance_coins", "site user", f"Coins owed to a user: balance of /user/top. {_E}")
+TOP_USERS = _gauge(
+    "top_users_returned", "site", f"Users of the last /user/top answer that could be read. {_E}"
+)
+TOP_BALANCE = _gauge(
+    "top_users_balance_coins", "site", f"Coins owed to the users returned: sum of balance of /user/top. {_E}"
+)
+TRACKED_HASHES = _counter(
+    "tracked_user_hashes",
+    "site",
+    "Increases of total of users present in two successive /user/top answers, summed up since the start. "
+    + _P,
+)
+TOTALS_MOVED = _gauge(
+    "user_totals_change_timestamp_seconds",
+    "site",
+    f"When a total of /user/top last moved; absent until one does. {_P}",
+)
+REGRESSIONS = _counter(
+    "user_regressions",
+    "site",
+    f"Answers whose fall of total or withdrawn of /user/top the guard held back; a reset is none. {_P}",
+)
+
+# config and polls
+SITE_INFO = _gauge(
+    "site_info", "site currency api_host", "1 for each configured site, with what its amounts are in."
+)
+UP = _gauge(
+    "up", "site endpoint", f"1 when the endpoint's last poll succeeded, else 0; absent before the first. {_P}"
+)
+LAST_SUCCESS = _gauge(
+    "last_success_timestamp_seconds",
+    "site endpoint",
+    f"When a poll of the endpoint last succeeded; 0 until one does. {_P}",
+)
+LAST_POLL = _gauge("last_poll_timestamp_seconds", "site endpoint", f"When the endpoint was last polled. {_P}")
+NEXT_POLL = _gauge(
+    "next_poll_timestamp_seconds",
+    "site endpoint",
+    f"When the endpoint's next poll is due, back-off included. {_P}",
+)
+INTERVAL = _gauge("poll_interval_seconds", "site endpoint", "Configured interval of the endpoint's polls.")
+POLLS = _counter("polls", "site endpoint", f"Polls of the endpoint, failed ones included. {_P}")
+FAILURES = _counter(
+    "poll_failures", "site endpoint reason", f"Failed polls of the endpoint, each under one reason. {_P}"
+)
+REJECTED = _counter(
+    "rejected_entries",
+    "site endpoint",
+    f"Entries of the endpoint's list that could not be read while the rest could. {_P}",
+)
+SITE_METRICS = tuple(CATALOGUE.values())
+
+# the exporter itself
+POLL_DURATION = _metric(
+    "histogram", "cryptoloot_poll_duration_seconds", "endpoint", "How long whole polls took."
+)
+POLL_DELAY = _metric(
+    "histogram", "cryptoloot_poll_delay_seconds", "", "How late polls began after being due."
+)
+BUILD_INFO = _gauge(
+    "exporter_build_info", "version revision python_version", "1, with what this exporter is."
+)
+RELOAD_SUCCESSFUL = _gauge(
+    "exporter_config_last_reload_successful",
+    "",
+    "1 when the config was last loaded with success, 0 when it was refused and the old one stayed.",
+)
+RELOAD_TIMESTAMP = _gauge(
+    "exporter_config_last_reload_success_timestamp_seconds",
+    "",
+    "When the config was last loaded with success.",
+)
+LOOP_RESTARTS = _counter("exporter_loop_restarts", "", "Poll loops that crashed and were restarted.")
+PAGE_BYTES = _gauge("exporter_page_bytes", "", "Size of the last full page as uncompressed text.")
+SERIES = _gauge("exporter_series", "", "Series on the last full page.")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the config says of a site, as far as its page shows it. Durations in seconds."""
+
+    name: str
+    currency: str
+    api_host: str
+    per_user: bool
+    intervals: Mapping[Endpoint, float]
+    stale_after: Mapping[Endpoint, float]
+    max_row_age: float
+
+
+def subject(config: Config, site: Site) -> Subject:
+    """Return what the page shows of a site's config."""
+    polls = site.active_polls()
+    return Subject(
+        name=site.name,
+        currency=site.currency,
+        api_host=config.api.host,
+        per_user=config.users.names != "off",
+        intervals={endpoint: poll.interval for endpoint, poll in polls.items()},
+        stale_after={endpoint: poll.stale_after for endpoint, poll in polls.items()},
+        max_row_age=site.polls.history.max_row_age,
+    )
+
+
+class Group(NamedTuple):
+    """Families that change together: `families(subject, view(subject, snapshot, now))`."""
+
+    view: Callable[[Subject, Snapshot, Now], Any]
+    families: Callable[[Subject, Any], Iterable[Family]]
+
+
+class PayoutView(NamedTuple):
+    """The payout as visible: None when stale; the `synctime` stays."""
+
+    payout: Payout | None
+    synctime: float | None
+
+
+def payout_view(site: Subject, snapshot: Snapshot, now: Now) -> PayoutView:
+    """See what the page shows of `/stats/payout`."""
+    reading = snapshot.payout
+    if reading is None:
+        return PayoutView(None, None)
+    fresh = reading.fresh(site.stale_after[Endpoint.PAYOUT], now)
+    return PayoutView(reading.value if fresh else None, reading.value.synctime)
+
+
+def payout_families(site: Subject, view: PayoutView) -> Iterator[Family]:
+    """Return the families of `/stats/payout`."""
+    if view.payout is not None:
+        yield _one(DIFFICULTY, site, view.payout.diff)
+        yield _one(PAYOUT_VALUE, site, view.payout.value)
+        yield _one(PAYOUT_RAW, site, view.payout.payout)
+        yield _one(PER_MILLION, site, view.payout.payout_per_million)
+    if view.synctime is not None:
+        yield _one(PAYOUT_SYNC, site, view.synctime)
+
+
+class HistoryView(NamedTuple):
+    """The history as visible: rows (None when stale), how many are settled, which of the newest recent."""
+
+    rows: tuple[HistoryRow, ...] | None
+    settled: int
+    meaning: str
+    newest_recent: bool
+    settled_recent: bool
+    newest_synctime: float | None
+    settled_synctime: float | None
+
+
+def history_view(site: Subject, snapshot: Snapshot, now: Now) -> HistoryView:
+    """See what the page shows of `/stats/history`; row ages are judged on the wall clock."""
+    reading = snapshot.history
+    fresh = reading is not None and reading.fresh(site.stale_after[Endpoint.HISTORY], now)
+    rows = reading.value if reading is not None and fresh else None
+    newest = snapshot.last_rows[-1].synctime if snapshot.last_rows else None
+    settled = history.settled_count(snapshot.last_rows, now.wall)
+    newest_settled = snapshot.last_rows[settled - 1].synctime if settled else None
+    return HistoryView(
+        rows=rows,
+        settled=settled if rows else 0,
+        meaning=snapshot.meaning,
+        newest_recent=newest is not None and now.wall - newest <= site.max_row_age,
+        settled_recent=newest_settled is not None and now.wall - newest_settled <= site.max_row_age,
+        newest_synctime=newest,
+        settled_synctime=newest_settled,
+    )
+
+
+def history_families(site: Subject, view: HistoryView) -> Iterator[Family]:
+    """Return the families of `/stats/history`."""
+    if view.newest_synctime is not None:
+        yield _one(ROW_TIMESTAMP, site, view.newest_synctime)
+    if view.settled_synctime is not None:
+        yield _one(SETTLED_TIMESTAMP, site, view.settled_synctime)
+    if view.rows is None:
+        return
+    yield _one(ROWS, site, len(view.rows))
+    yield _one(MISSING_ROWS, site, history.missing(view.rows))
+    modes = [(mode.value, site.name) for mode in Meaning]
+    yield Family(HASHES_MODE, [((mode, name), float(mode == view.meaning)) for mode, name in modes])
+    if view.rows and view.newest_recent:
+        yield _one(UNSETTLED_HASHRATE, site, view.rows[-1].hashrate)
+    if view.settled:
+        yield from _settled_families(site, view.rows[: view.settled], view)
+
+
+def _settled_families(site: Subject, settled: tuple[HistoryRow, ...], view: HistoryView) -> Iterator[Family]:
+    peers = history.baseline(settled)
+    yield _one(BASELINE_SAMPLES, site, len(peers))
+    if not view.settled_recent:
+        return
+    yield _one(HASHRATE, site, settled[-1].hashrate)
+    if len(peers) >= history.BASELINE_SAMPLES:
+        yield _one(BASELINE, site, median(peers))
+    means = Meaning(view.meaning)
+    for metric, hashes in (
+        (ROW_HASHES, history.row_hashes(settled, means)),
+        (DAY_HASHES, history.day_hashes(settled, means)),
+        (WEEK_HASHES, history.week_hashes(settled, means)),
+    ):
+        if hashes is not None:
+            yield _one(metric, site, hashes)
+
+
+class UsersView(NamedTuple):
+    """The users as visible: the last answer (None when stale) with its accounts, and what outlives it."""
+
+    top: TopUsers | None
+    accounts: Mapping[str, Account]
+    tracked: float
+    moved: float | None
+    regressions: int
+
+
+def users_view(site: Subject, snapshot: Snapshot, now: Now) -> UsersView:
+    """See what the page shows of `/user/top`."""
+    reading = snapshot.top_users
+    fresh = reading is not None and reading.fresh(site.stale_after[Endpoint.TOP_USERS], now)
+    return UsersView(
+        top=reading.value if reading is not None and fresh else None,
+        accounts=snapshot.accounts,
+        tracked=snapshot.tracked_hashes,
+        moved=snapshot.totals_moved,
+        regressions=snapshot.regressions,
+    )
+
+
+def users_families(site: Subject, view: UsersView) -> Iterator[Family]:
+    """Return the families of `/user/top`."""
+    if view.top is not None:
+        yield _one(TOP_USERS, site, len(view.top.totals))
+        yield _one(TOP_BALANCE, site, view.top.balance)
+        if site.per_user:
+            shown = [((site.name, label), view.accounts[label]) for label in view.top.totals]
+            yield Family(USER_HASHES, [(labels, account.total) for labels, account in shown])
+            yield Family(USER_WITHDRAWN, [(labels, account.withdrawn) for labels, account in shown])
+            yield Family(USER_BALANCE, [(labels, account.balance) for labels, account in shown])
+    yield _one(TRACKED_HASHES, site, view.tracked)
+    yield _one(REGRESSIONS, site, view.regressions)
+    if view.moved is not None:
+        yield _one(TOTALS_MOVED, site, view.moved)
+
+
+def polling_view(site: Subject, snapshot: Snapshot, now: Now) -> tuple[tuple[Endpoint, Polling], ...]:  # noqa: ARG001
+    """See what the page shows of a site's polls; none of it expires."""
+    return tuple((endpoint, snapshot.polling.get(endpoint, Polling())) for endpoint in site.intervals)
+
+
+def polling_families(site: Subject, view: tuple[tuple[Endpoint, Polling], ...]) -> Iterator[Family]:
+    """Return the families about a site's polls."""
+    yield Family(SITE_INFO, [((site.api_host, site.currency, site.name), 1.0)])
+    yield _by_endpoint(INTERVAL, site, site.intervals.items())
+    yield _by_endpoint(UP, site, ((endpoint, record.up) for endpoint, record in view))
+    yield _by_endpoint(LAST_SUCCESS, site, ((endpoint, record.last_success) for endpoint, record in view))
+    yield _by_endpoint(LAST_POLL, site, ((endpoint, record.last_poll) for endpoint, record in view))
+    yield _by_endpoint(NEXT_POLL, site, ((endpoint, record.next_poll) for endpoint, record in view))
+    yield _by_endpoint(POLLS, site, ((endpoint, record.polls) for endpoint, record in view))
+    yield _by_endpoint(REJECTED, site, ((e, record.rejected) for e, record in view if e in LISTS))
+    failures = [
+        ((endpoint.value, reason.value, site.name), float(record.failures.get(reason, 0)))
+        for endpoint, record in view
+        for reason in Reason
+        if reason.concerns(endpoint)
+    ]
+    yield Family(FAILURES, failures)
+
+
+GROUPS = (
+    Group(payout_view, payout_families),
+    Group(history_view, history_families),
+    Group(users_view, users_families),
+    Group(polling_view, polling_families),
+)
+
+
+def site_families(site: Subject, snapshot: Snapshot, now: Now) -> list[Family]:
+    """Return all families of a site as they are at `now`, in the catalogue's order."""
+    families = [
+        family for group in GROUPS for family in group.families(site, group.view(site, snapshot, now))
+    ]
+    order = {metric.name: place for place, metric in enumerate(SITE_METRICS)}
+    return sorted(families, key=lambda family: order[family.metric.name])
+
+
+def _one(metric: Metric, site: Subject, value: float) -> Family:
+    return Family(metric, [((site.name,), float(value))])
+
+
+def _by_endpoint(metric: Metric, site: Subject, values: Iterable[tuple[Endpoint, float | None]]) -> Family:
+    samples = [((endpoint.value, site.name), float(value)) for endpoint, value in values if value is not None]
+    return Family(metric, samples)
+
+
+class ExporterMetrics:
+    """The exporter's own metrics, in a registry of their own."""
+
+    def __init__(self, version: str, revision: str) -> None:
+        disable_created_metrics()  # the contract: no `_created` samples
+        self.registry = CollectorRegistry()
+        self.poll_duration = self._add(Histogram, POLL_DURATION, buckets=DURATION_BUCKETS)
+        self.poll_delay = self._add(Histogram, POLL_DELAY, buckets=DELAY_BUCKETS)
+        self.loop_restarts = self._add(Counter, LOOP_RESTARTS)
+        self.reload_successful = self._add(Gauge, RELOAD_SUCCESSFUL)
+        self.reload_timestamp = self._add(Gauge, RELOAD_TIMESTAMP)
+        self.page_bytes = self._add(Gauge, PAGE_BYTES)
+        self.series = self._add(Gauge, SERIES)
+        build = self._add(Gauge, BUILD_INFO)
+        build.labels(version=version, revision=revision, python_version=platform.python_version()).set(1)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def _add(self, type_: Any, metric: Metric, **options: Any) -> Any:
+        return type_(metric.name, metric.help, metric.labels, registry=self.registry, **options)
+
+    def loaded(self, now: float) -> None:
+        """Note that the config was loaded at Unix time `now`."""
+        self.reload_successful.set(1)
+        self.reload_timestamp.set(now)

@@ -1,0 +1,462 @@
+"""When what is polled, and the loops that do it: one task for each site and endpoint.
+
+`Schedule` is pure: seconds of the monotonic clock in, the next due time out. `Poller` owns the tasks. Clocks,
+randomness and `sleep` are arguments; `sleep` is awaited in one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from hashlib import sha256
+from math import floor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import structlog
+
+from exporter import history, snapshot
+from exporter.api import PollError
+from exporter.config import SecretReader
+from exporter.history import Meaning
+from exporter.model import Endpoint, Reason
+from exporter.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+
+    from exporter.api import Client
+    from exporter.config import Config, Poll, Secret, Site
+    from exporter.metrics import ExporterMetrics
+    from exporter.model import History, Payout, Users
+    from exporter.snapshot import Now, Store
+
+log = structlog.get_logger()
+
+LONGEST_BACKOFF = 300.0  # seconds, unless the interval is longer
+LONGEST_RETRY_AFTER = 3600.0
+SECRET_LOOK = 10.0  # seconds between looks at the secret file while its site is backed off
+RESTART_DELAY = 1.0  # seconds, doubled with every crash in a row
+LONGEST_RESTART_DELAY = 60.0
+STANDSTILL = (
+    60.0  # seconds a loop may be overdue, beyond its interval and the time-out, before it counts as dead
+)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When one endpoint of one site is due, in seconds of the monotonic clock.
+
+    Due times are phase + k * interval, so that lateness never shifts them; the phase is a hash of site and
+    endpoint, so that a thousand sites spread over the interval.
+    """
+
+    interval: float
+    stale_after: float
+    phase: float
+    failures: int = 0
+    retry_at: float = 0.0  # not before: the API asked for it
+
+    def grid(self, after: float) -> float:
+        """Return the first due time later than `after`."""
+        point = self.phase + floor((after - self.phase) / self.interval) * self.interval
+        while point <= after:  # once; twice when the division rounded down
+            point += self.interval
+        return point
+
+    def succeeded(self, began: float, now: float) -> tuple[Schedule, float]:
+        """Return the schedule and due time after a poll that began at `began` and succeeded at `now`."""
+        due = self.grid(now)
+        while self.failures and due < began + self.interval:  # the poll just made was off the grid
+            due += self.interval
+        return replace(self, failures=0, retry_at=0.0), due
+
+    def failed(self, reason: Reason, now: float, retry_after: float, jitter: float) -> tuple[Schedule, float]:
+        """Return the schedule and due time after a poll that failed at `now`; `jitter` is 0.8..1.2."""
+        failures = self.failures + 1
+        cap = max(self.interval, min(self.stale_after / 2, LONGEST_BACKOFF))
+        # 2 ** 60 intervals are longer than any cap; the exponent is bounded so that it stays a float.
+        delay = (
+            cap if reason is Reason.INVALID_SECRET else min(self.interval * 2.0 ** min(failures - 1, 60), cap)
+        )
+        retry_at = now + min(retry_after, LONGEST_RETRY_AFTER)
+        return replace(self, failures=failures, retry_at=retry_at), max(now + delay * jitter, retry_at)
+
+
+def phase(site: str, endpoint: Endpoint, interval: float) -> float:
+    """Spread the polls evenly over the interval by a hash of who and what."""
+    digest = sha256(f"{site}\0{endpoint}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64 * interval
+
+
+def first_due(place: int, polls: int, interval: float, now: float) -> float:
+    """Spread the first polls of a process, the `place`-th of so many, over a second and a bit."""
+    return now + place / polls * min(interval, 1 + 0.0025 * polls)
+
+
+def retry_after_seconds(header: str | None, wall: float) -> float:
+    """Read a Retry-After header, seconds or an HTTP date (RFC 9110, 10.2.3); 0 for none and for nonsense."""
+    if header is None:
+        return 0.0
+    if header.strip().isdecimal() and header.isascii():
+        return float(header)
+    try:
+        date = parsedate_to_datetime(header)
+    except ValueError:
+        return 0.0
+    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - wall)
+
+
+class Slots:
+    """The request slots: so many in all, and at most half of them (at least one) for one site."""
+
+    def __init__(self, total: int) -> None:
+        self._all = asyncio.Semaphore(total)
+        self._share = max(1, total // 2)
+        self._sites: dict[str, asyncio.Semaphore] = {}
+
+    @asynccontextmanager
+    async def hold(self, site: str) -> AsyncIterator[None]:
+        """Hold a slot for one request."""
+        share = self._sites.setdefault(site, asyncio.Semaphore(self._share))
+        async with share, self._all:
+            yield
+
+    def keep(self, sites: Iterable[str]) -> None:
+        """Forget the sites that are gone."""
+        self._sites = {site: self._sites[site] for site in sites if site in self._sites}
+
+
+class Clock(NamedTuple):
+    """The outer world's time and chance: both clocks, a sleep of so many seconds, a number of [0, 1)."""
+
+    now: Callable[[], Now]
+    sleep: Callable[[float], Awaitable[None]]
+    random: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one loop polls, as the config says it; two that are equal are the same loop over a reload."""
+
+    site: Site
+    endpoint: Endpoint
+    poll: Poll
+    url: str
+    key: bytes | None  # of users' names as labels
+
+    @property
+    def source(self) -> tuple[object, ...]:
+        """Whose data it is: when this changes, what was read before belongs to somebody else."""
+        return (self.url, self.site.secret, self.key)
+
+
+class _Kind(NamedTuple):
+    """How an endpoint is polled: the call, and the pure step that takes its answer into the snapshot.
+
+    The step returns the new snapshot and how many entries of the answer were rejected.
+    """
+
+    call: Callable[[Client, Secret, Job], Awaitable[Any]]
+    take: Callable[[Job, Snapshot, Any, Now], tuple[Snapshot, int]]
+
+
+def _take_payout(_job: Job, known: Snapshot, payout: Payout, now: Now) -> tuple[Snapshot, int]:
+    return snapshot.with_payout(known, payout, now), 0
+
+
+def _take_history(_job: Job, known: Snapshot, answer: History, now: Now) -> tuple[Snapshot, int]:
+    rows, future = history.tidy(answer.entries, now.wall)
+    settled = rows[: history.settled_count(rows, now.wall)]
+    meaning = history.meaning(settled, Meaning(known.meaning))
+    return snapshot.with_history(known, rows, meaning, now), answer.rejected + future
+
+
+def _take_top_users(job: Job, known: Snapshot, answer: Users, now: Now) -> tuple[Snapshot, int]:
+    users = snapshot.labelled(answer, job.key)
+    return snapshot.with_top_users(known, users.entries, now), users.rejected
+
+
+def _call_top_users(client: Client, secret: Secret, job: Job) -> Awaitable[Users]:
+    poll = job.site.polls.top_users
+    return client.top_users(secret, count=poll.count, order=poll.order)
+
+
+_KINDS = {
+    Endpoint.PAYOUT: _Kind(lambda client, secret, _: client.payout(secret), _take_payout),
+    Endpoint.HISTORY: _Kind(lambda client, secret, _: client.history(secret), _take_history),
+    Endpoint.TOP_USERS: _Kind(_call_top_users, _take_top_users),
+}
+
+
+class _Loop:
+    """One job's state between polls; `promised` is the due time after the last poll that came to an end."""
+
+    def __init__(self, job: Job, due: float) -> None:
+        self.job = job
+        self.secret = SecretReader(job.site.secret)
+        self.schedule = Schedule(
+            job.poll.interval, job.poll.stale_after, phase(job.site.name, job.endpoint, job.poll.interval)
+        )
+        self.due = due
+        self.promised = due
+        self.asleep = False
+        self.queued = False
+        self.crashes = 0
+        self.reason: Reason | None = None  # of the last failure, until a success
+        self.meaning_warned = False
+        self.secret_problem: str | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+class Poller:
+    """The poll loops of all sites."""
+
+    def __init__(self, store: Store, own: ExporterMetrics, clock: Clock) -> None:
+        self._store = store
+        self._own = own
+        self._clock = clock
+        self._loops: dict[tuple[str, Endpoint], _Loop] = {}
+        self._client: Client
+        self._slots: Slots
+        self._timeout = 0.0
+        self._finished = 0.0  # when any poll last came to an end
+
+    def apply(self, config: Config, client: Client) -> None:
+        """Poll what this config says from now on; loops whose job is unchanged go on as they are."""
+        now = self._clock.now()
+        old, self._loops = self._loops, {}
+        self._client, self._timeout = client, config.api.timeout
+        self._slots = Slots(config.api.max_concurrency)
+        jobs = list(_jobs(config))
+        for endpoint in {job.endpoint for job in jobs}:
+            self._own.poll_duration.labels(endpoint.value)  # at 0 from the start
+        self._store.keep(_carried(jobs, old, self._store))
+        fresh = [job for job in jobs if not _same(job, old)]
+        for place, job in enumerate(fresh):
+            self._start(_Loop(job, first_due(place, len(fresh), job.poll.interval, now.mono)), now)
+        for job in jobs:
+            loop = old.get(_key(job))
+            if loop and loop.job == job:
+                del old[_key(job)]
+                self._adopt(loop, now)
+        for loop in old.values():
+            _cancel(loop)
+
+    async def once(self, config: Config, client: Client) -> None:
+        """Poll everything once, without loops."""
+        self._client, self._slots = client, Slots(config.api.max_concurrency)
+        jobs = list(_jobs(config))
+        self._store.keep(_carried(jobs, {}, self._store))
+        due = self._clock.now().mono
+        await asyncio.gather(*(self._poll(_Loop(job, due)) for job in jobs))
+
+    async def stop(self) -> None:
+        """Cancel the loops, calls in flight included."""
+        tasks = [loop.task for loop in self._loops.values() if loop.task]
+        for loop in self._loops.values():
+            _cancel(loop)
+        self._loops = {}
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def standing_still(self, now: Now) -> list[str]:
+        """Name the loops that should have polled long ago and have not: "site endpoint"."""
+        return [
+            f"{site} {endpoint}"
+            for (site, endpoint), loop in self._loops.items()
+            # A loop in the queue for a slot lives as long as others finish.
+            if now.mono - (max(loop.promised, self._finished) if loop.queued else loop.promised)
+            > loop.job.poll.interval + self._timeout + STANDSTILL
+        ]
+
+    def _start(self, loop: _Loop, now: Now) -> None:
+        site, endpoint = key = _key(loop.job)
+        self._loops[key] = loop
+        self._store.publish(site, snapshot.planned(self._store[site], endpoint, _wall(loop.due, now)))
+        loop.task = asyncio.create_task(self._run(loop), name=f"poll {site} {endpoint}")
+        loop.task.add_done_callback(lambda task: self._ended(loop, task))
+
+    def _adopt(self, loop: _Loop, now: Now) -> None:
+        """Go on with a loop over a reload; one that is backed off polls within an interval."""
+        soon = max(now.mono + self._clock.random() * loop.job.poll.interval, loop.schedule.retry_at)
+        if not (loop.schedule.failures and loop.asleep and soon < loop.due):
+            self._loops[_key(loop.job)] = loop
+            return
+        _cancel(loop)
+        loop.due = loop.promised = soon
+        self._start(loop, now)
+
+    def _ended(self, loop: _Loop, task: asyncio.Task[None]) -> None:
+        """Start a loop again that ended though nobody has stopped it."""
+        if loop.task is task and self._loops.get(_key(loop.job)) is loop:
+            delay = self._restart_delay(loop)
+            self._start(loop, self._clock.now())
+            _say_crashed(loop, None if task.cancelled() else task.exception(), delay)
+
+    async def _run(self, loop: _Loop) -> None:
+        while True:
+            try:
+                await self._wait(loop)
+                await self._poll(loop)
+                loop.crashes = 0
+            except Exception as error:  # noqa: BLE001 - whatever it is, the loop goes on and the log says so
+                _say_crashed(loop, error, self._restart_delay(loop))
+
+    def _restart_delay(self, loop: _Loop) -> float:
+        """Count a crash and put the next poll off, the longer the more crashes there were in a row."""
+        self._own.loop_restarts.inc()
+        loop.crashes += 1
+        loop.queued = False
+        delay = min(RESTART_DELAY * 2.0 ** min(loop.crashes - 1, 60), LONGEST_RESTART_DELAY)
+        loop.due = self._clock.now().mono + delay
+        return delay
+
+    async def _wait(self, loop: _Loop) -> None:
+        loop.asleep = True
+        try:
+            while (delay := loop.due - self._clock.now().mono) > 0:
+                if loop.schedule.failures and loop.secret.changed():
+                    loop.due = min(loop.due, max(self._clock.now().mono, loop.schedule.retry_at))
+                    delay = loop.due - self._clock.now().mono
+                await self._clock.sleep(min(delay, SECRET_LOOK) if loop.schedule.failures else delay)
+        finally:
+            loop.asleep = False
+
+    async def _poll(self, loop: _Loop) -> None:
+        job, kind = loop.job, _KINDS[loop.job.endpoint]
+        fault: PollError | None = None
+        answer = None
+        loop.queued = True
+        async with self._slots.hold(job.site.name):
+            loop.queued = False
+            began = self._clock.now()
+            self._own.poll_delay.observe(max(0.0, began.mono - loop.due))
+            try:
+                answer = await kind.call(self._client, self._secret(loop), job)
+            except PollError as error:
+                fault = error
+        now = self._clock.now()
+        self._own.poll_duration.labels(job.endpoint.value).observe(now.mono - began.mono)
+        if fault is None:
+            self._succeed(loop, answer, began, now)
+        else:
+            self._fail(loop, fault, began, now)
+        loop.promised = loop.due
+        self._finished = now.mono
+
+    def _secret(self, loop: _Loop) -> Secret:
+        secret, problem = loop.secret.current(), loop.secret.problem
+        if problem and problem != loop.secret_problem:
+            log.warning("secret_file_unreadable", site=loop.job.site.name, problem=problem)
+        loop.secret_problem = problem
+        return secret
+
+    def _succeed(self, loop: _Loop, answer: Any, began: Now, now: Now) -> None:
+        job = loop.job
+        name, endpoint = _key(job)
+        known, rejected = _KINDS[endpoint].take(job, self._store[name], answer, now)
+        failures = loop.schedule.failures
+        loop.schedule, loop.due = loop.schedule.succeeded(began.mono, now.mono)
+        next_poll = _wall(loop.due, now)
+        known = snapshot.succeeded(known, endpoint, at=now.wall, rejected=rejected, next_poll=next_poll)
+        self._store.publish(name, known)
+        duration = round(now.mono - began.mono, 3)
+        log.debug("poll_succeeded", site=name, endpoint=endpoint.value, duration_s=duration)
+        if failures:
+            log.info(
+                "poll_recovered", site=name, endpoint=endpoint.value, failures=failures, duration_s=duration
+            )
+        loop.reason = None
+        if endpoint is Endpoint.HISTORY:
+            self._warn_of_meaning(loop, known, now)
+
+    def _warn_of_meaning(self, loop: _Loop, known: Snapshot, now: Now) -> None:
+        """Say once that `hashes` makes no sense, and again only after it has."""
+        settled = known.last_rows[: history.settled_count(known.last_rows, now.wall)]
+        unknown = known.meaning == Meaning.UNKNOWN and history.telling(settled)
+        if unknown and not loop.meaning_warned:
+            log.warning("history_hashes_unknown", site=loop.job.site.name, endpoint=loop.job.endpoint.value)
+        loop.meaning_warned = unknown
+
+    def _fail(self, loop: _Loop, fault: PollError, began: Now, now: Now) -> None:
+        name, endpoint = _key(loop.job)
+        wait = retry_after_seconds(fault.retry_after, now.wall)
+        jitter = 0.8 + 0.4 * self._clock.random()
+        loop.schedule, loop.due = loop.schedule.failed(fault.reason, now.mono, wait, jitter)
+        next_poll = _wall(loop.due, now)
+        known = snapshot.failed(
+            self._store[name], endpoint, at=now.wall, reason=fault.reason, next_poll=next_poll
+        )
+        self._store.publish(name, known)
+        # Said when it begins or changes; a fault that lasts for days must not fill the disk.
+        say = log.warning if loop.reason is not fault.reason else log.debug
+        say(
+            "poll_failed",
+            site=name,
+            endpoint=endpoint.value,
+            reason=fault.reason.value,
+            detail=str(fault),
+            duration_s=round(now.mono - began.mono, 3),
+            next_poll_in_s=round(loop.due - now.mono, 1),
+        )
+        loop.reason = fault.reason
+
+
+def _say_crashed(loop: _Loop, error: BaseException | None, delay: float) -> None:
+    # Neither the error's text nor locals: both may hold what a visitor or a server chose.
+    frames = traceback.extract_tb(error.__traceback__) if error else []
+    log.error(
+        "loop_crashed",
+        site=loop.job.site.name,
+        endpoint=loop.job.endpoint.value,
+        error=type(error).__name__,
+        frames=[f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames],
+        restart_in_s=delay,
+    )
+
+
+def _jobs(config: Config) -> Iterable[Job]:
+    key = config.users.key.reveal().encode() if config.users.key else None
+    for site in config.sites:
+        for endpoint, poll in site.active_polls().items():
+            yield Job(site, endpoint, poll, config.api.url, key)
+
+
+def _key(job: Job) -> tuple[str, Endpoint]:
+    return job.site.name, job.endpoint
+
+
+def _same(job: Job, loops: Mapping[tuple[str, Endpoint], _Loop]) -> bool:
+    loop = loops.get(_key(job))
+    return loop is not None and loop.job == job
+
+
+def _carried(
+    jobs: Iterable[Job], loops: Mapping[tuple[str, Endpoint], _Loop], store: Store
+) -> dict[str, Snapshot]:
+    """Return what stays known over a reload: all of a site whose source is the same, else its counters."""
+    sources = {name: loop.job.source for (name, _), loop in loops.items()}
+    carried = {}
+    for job in jobs:
+        name = job.site.name
+        if name not in sources:
+            carried[name] = Snapshot()
+        elif sources[name] == job.source:
+            carried[name] = store[name]
+        else:
+            carried[name] = snapshot.cleared(store[name])
+    return carried
+
+
+def _cancel(loop: _Loop) -> None:
+    task, loop.task = loop.task, None
+    if task:
+        task.cancel()
+
+
+def _wall(due: float, now: Now) -> float:
+    return now.wall + due - now.mono

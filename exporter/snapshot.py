@@ -1,0 +1,303 @@
+"""What is known of a site, as immutable data, and the pure steps from one state to the next.
+
+A poll makes a new `Snapshot` and publishes it by reference: readers never see half a change. Freshness is
+judged on the monotonic clock, so that a stepped wall clock neither keeps nor drops a value.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from itertools import islice
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from msgspec import Struct
+
+from exporter.model import Endpoint, Entries, HistoryRow, Payout, User, Users
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+T = TypeVar("T")
+
+LABEL_BYTES = 128  # longer names are cut: a visitor chooses the name, Prometheus stores it
+ABSENT_ACCOUNTS = 1024  # how many users outside the last answers keep their high-water marks, per site
+
+
+class Now(NamedTuple):
+    """One moment on both clocks: Unix seconds, and seconds of the monotonic clock."""
+
+    wall: float
+    mono: float
+
+
+@dataclass(frozen=True)
+class Reading(Generic[T]):
+    """An answer and when it came."""
+
+    value: T
+    at: Now
+
+    def fresh(self, stale_after: float, now: Now) -> bool:
+        """Whether the answer is at most `stale_after` seconds old."""
+        return now.mono - self.at.mono <= stale_after
+
+
+@dataclass(frozen=True)
+class Polling:
+    """The record of one endpoint's polls; times are Unix seconds."""
+
+    polls: int = 0
+    failures: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # by reason
+    rejected: int = 0
+    up: bool | None = None
+    last_poll: float | None = None
+    last_success: float = 0.0
+    next_poll: float | None = None
+
+
+class Doubt(Struct, frozen=True):
+    """An endpoint's answer below half of a mark, waiting for that endpoint's next answer."""
+
+    endpoint: Endpoint
+    total: bool
+    withdrawn: bool
+    counted: bool  # as a regression, because of the other field
+
+
+class Account(Struct, frozen=True):
+    """A user as shown: high-water marks of `total` (hashes) and `withdrawn` (coins), the last `balance`."""
+
+    total: float
+    withdrawn: float
+    balance: float
+    doubts: tuple[Doubt, ...] = ()
+    by: frozenset[Endpoint] = frozenset()  # the endpoints whose last answer has the user
+
+
+class TopUsers(Struct, frozen=True):
+    """The last `/user/top` answer: guarded totals by label, in its order, and the sum of balances."""
+
+    totals: Mapping[str, float]
+    balance: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that is known of one site."""
+
+    polling: Mapping[Endpoint, Polling] = field(default_factory=lambda: MappingProxyType({}))
+    payout: Reading[Payout] | None = None
+    history: Reading[tuple[HistoryRow, ...]] | None = None
+    last_rows: tuple[HistoryRow, ...] = ()  # of the last answer that had any: row timestamps outlive it
+    meaning: str = "unknown"  # of `hashes`, a history.Meaning
+    top_users: Reading[TopUsers] | None = None
+    accounts: Mapping[str, Account] = field(default_factory=lambda: MappingProxyType({}))
+    tracked_hashes: float = 0.0
+    totals_moved: float | None = None  # Unix seconds
+    regressions: int = 0
+
+
+class Store:
+    """The snapshots by site name; `version` grows with every change."""
+
+    def __init__(self) -> None:
+        self._sites: dict[str, Snapshot] = {}
+        self.version = 0
+
+    def __getitem__(self, site: str) -> Snapshot:
+        return self._sites[site]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def publish(self, site: str, snapshot: Snapshot) -> None:
+        """Replace what is known of a site."""
+        self._sites[site] = snapshot
+        self.version += 1
+
+    def keep(self, sites: Mapping[str, Snapshot]) -> None:
+        """Know exactly these sites from now on."""
+        self._sites = dict(sites)
+        self.version += 1
+
+
+def planned(snapshot: Snapshot, endpoint: Endpoint, next_poll: float) -> Snapshot:
+    """Note when the endpoint is polled next, in Unix seconds."""
+    record = snapshot.polling.get(endpoint, Polling())
+    return _recorded(snapshot, endpoint, replace(record, next_poll=next_poll))
+
+
+def succeeded(
+    snapshot: Snapshot, endpoint: Endpoint, *, at: float, rejected: int, next_poll: float
+) -> Snapshot:
+    """Note a poll that succeeded at Unix time `at`, with so many entries rejected."""
+    record = snapshot.polling.get(endpoint, Polling())
+    record = replace(
+        record,
+        polls=record.polls + 1,
+        rejected=record.rejected + rejected,
+        up=True,
+        last_poll=at,
+        last_success=at,
+        next_poll=next_poll,
+    )
+    return _recorded(snapshot, endpoint, record)
+
+
+def failed(snapshot: Snapshot, endpoint: Endpoint, *, at: float, reason: str, next_poll: float) -> Snapshot:
+    """Note a poll that failed at Unix time `at`: values stay until they are stale."""
+    record = snapshot.polling.get(endpoint, Polling())
+    failures = {**record.failures, reason: record.failures.get(reason, 0) + 1}
+    record = replace(
+        record, polls=record.polls + 1, failures=failures, up=False, last_poll=at, next_poll=next_poll
+    )
+    return _recorded(snapshot, endpoint, record)
+
+
+def cleared(snapshot: Snapshot) -> Snapshot:
+    """Forget what was read, and keep the counters: they may not fall while the process lives."""
+    return Snapshot(
+        polling=snapshot.polling, tracked_hashes=snapshot.tracked_hashes, regressions=snapshot.regressions
+    )
+
+
+def with_payout(snapshot: Snapshot, payout: Payout, now: Now) -> Snapshot:
+    """Take a `/stats/payout` answer."""
+    return replace(snapshot, payout=Reading(payout, now))
+
+
+def with_history(snapshot: Snapshot, rows: tuple[HistoryRow, ...], meaning: str, now: Now) -> Snapshot:
+    """Take tidy rows of `/stats/history` and what their `hashes` mean."""
+    return replace(
+        snapshot, history=Reading(rows, now), last_rows=rows or snapshot.last_rows, meaning=meaning
+    )
+
+
+def with_top_users(snapshot: Snapshot, users: tuple[User, ...], now: Now) -> Snapshot:
+    """Take the users of `/user/top`, named by label; guard their totals and sum up what grew."""
+    accounts, regressions = guarded(snapshot.accounts, Endpoint.TOP_USERS, users)
+    totals = {user.name: accounts[user.name].total for user in users}
+    before = snapshot.top_users.value.totals if snapshot.top_users else {}
+    moves = [total - before[name] for name, total in totals.items() if total != before.get(name, total)]
+    return replace(
+        snapshot,
+        top_users=Reading(TopUsers(totals, sum(user.balance for user in users)), now),
+        accounts=accounts,
+        tracked_hashes=snapshot.tracked_hashes + sum(move for move in moves if move > 0),
+        totals_moved=now.wall if moves else snapshot.totals_moved,
+        regressions=snapshot.regressions + regressions,
+    )
+
+
+def labelled(answer: Users, key: bytes | None) -> Users:
+    """Name every user by label; of two that would share one, the second is rejected."""
+    named: dict[str, User] = {}
+    for user in answer.entries:
+        label = user_label(user.name, key)
+        known = user if label == user.name else User(label, user.total, user.withdrawn, user.balance)
+        named.setdefault(label, known)
+    collided = len(answer.entries) - len(named)
+    return Entries(tuple(named.values()), answer.rejected + collided, answer.next_page)
+
+
+def user_label(name: str, key: bytes | None) -> str:
+    """Return a name as a label: at most 128 bytes, or with a `key` 16 hex digits of its HMAC-SHA-256.
+
+    What does not fit, or is no Unicode text (lone surrogates), is cut or replaced and gets `~` and 8 hex
+    digits of the whole name's SHA-256, so that different names stay different.
+    """
+    raw = name.encode("utf-8", "surrogatepass")
+    if key is not None:
+        return hmac.digest(key, raw, "sha256").hex()[:16]
+    text = raw.decode("utf-8", "replace")
+    if text == name and len(raw) <= LABEL_BYTES:
+        return name
+    suffix = f"~{sha256(raw).hexdigest()[:8]}"
+    return text.encode()[: LABEL_BYTES - len(suffix)].decode("utf-8", "ignore") + suffix
+
+
+def guarded(
+    accounts: Mapping[str, Account], endpoint: Endpoint, users: tuple[User, ...]
+) -> tuple[Mapping[str, Account], int]:
+    """Apply one answer of an endpoint to the accounts; return them and how many answers were held back.
+
+    A total falls only when an answer below half of its mark is confirmed by the same endpoint's next answer
+    while the other endpoint has not answered above half since.
+    """
+    seen: dict[str, Account] = {}
+    regressions = 0
+    alone = frozenset((endpoint,))
+    for user in users:
+        known = accounts.get(user.name)
+        by = known.by | alone if known else alone
+        if known is None or (
+            not known.doubts and user.total >= known.total and user.withdrawn >= known.withdrawn
+        ):
+            seen[user.name] = Account(user.total, user.withdrawn, user.balance, (), by)
+        else:
+            seen[user.name], held = _judged(known, endpoint, user, by)
+            regressions += held
+    absent: dict[str, Account] = {}
+    elsewhere: dict[str, Account] = {}
+    for name, account in accounts.items():
+        if name not in seen:
+            left, held = _unconfirmed(account, endpoint)
+            (elsewhere if left.by else absent)[name] = left
+            regressions += held
+    kept = dict(islice(absent.items(), max(0, len(absent) - ABSENT_ACCOUNTS), None))
+    return kept | elsewhere | seen, regressions
+
+
+def _judged(known: Account, endpoint: Endpoint, user: User, by: frozenset[Endpoint]) -> tuple[Account, int]:
+    own = [doubt for doubt in known.doubts if doubt.endpoint is endpoint]
+    total = _field(known.total, user.total, confirmed=any(doubt.total for doubt in own))
+    withdrawn = _field(known.withdrawn, user.withdrawn, confirmed=any(doubt.withdrawn for doubt in own))
+    held = total.held or withdrawn.held
+    regressions = int(held)
+    doubts = []
+    for doubt in known.doubts:
+        refuted = (doubt.total and not total.low) or (doubt.withdrawn and not withdrawn.low)
+        regressions += refuted and not doubt.counted
+        left = Doubt(
+            doubt.endpoint,
+            total=doubt.total and total.doubted,
+            withdrawn=doubt.withdrawn and withdrawn.doubted,
+            counted=doubt.counted or refuted,
+        )
+        if doubt.endpoint is not endpoint and (left.total or left.withdrawn):
+            doubts.append(left)
+    if total.doubted or withdrawn.doubted:
+        doubts.append(Doubt(endpoint, total.doubted, withdrawn.doubted, counted=held))
+    return Account(total.mark, withdrawn.mark, user.balance, tuple(doubts), by), regressions
+
+
+class _Field(NamedTuple):
+    mark: float
+    low: bool = False  # below half of the mark
+    doubted: bool = False  # low, and not yet confirmed
+    held: bool = False  # a fall that is no reset: shown as the mark
+
+
+def _field(mark: float, value: float, *, confirmed: bool) -> _Field:
+    if value >= mark:
+        return _Field(value)
+    if value * 2 >= mark:
+        return _Field(mark, held=True)
+    return _Field(value, low=True) if confirmed else _Field(mark, low=True, doubted=True)
+
+
+def _unconfirmed(account: Account, endpoint: Endpoint) -> tuple[Account, int]:
+    """Decide the doubts of an endpoint whose answer does not have the user any more."""
+    own = [doubt for doubt in account.doubts if doubt.endpoint is endpoint]
+    if not own and endpoint not in account.by:
+        return account, 0
+    others = tuple(doubt for doubt in account.doubts if doubt.endpoint is not endpoint)
+    left = Account(account.total, account.withdrawn, account.balance, others, account.by - {endpoint})
+    return left, sum(not doubt.counted for doubt in own)
+
+
+def _recorded(snapshot: Snapshot, endpoint: Endpoint, record: Polling) -> Snapshot:
+    return replace(snapshot, polling={**snapshot.polling, endpoint: record})

@@ -1,0 +1,91 @@
+"""What tests share: virtual time, configs, servers on loopback that answer what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import os
+import shutil
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter import config
+from exporter.poller import Clock
+from exporter.snapshot import Now
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+WALL = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
+
+
+class VirtualTime:
+    """Clocks and a sleep that take no time: `run` wakes sleepers in order and lets the loop settle."""
+
+    def __init__(self, wall: float = WALL, chance: float = 0.5) -> None:
+        self.mono = 1000.0
+        self.offset = wall - self.mono
+        self.chance = chance
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = count()
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.now, self.sleep, lambda: self.chance)
+
+    @property
+    def wall(self) -> float:
+        return self.mono + self.offset
+
+    def now(self) -> Now:
+        return Now(self.wall, self.mono)
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.mono + max(0.0, seconds), next(self._order), future))
+        await future
+
+    def step(self, seconds: float) -> None:
+        """Move both clocks without waking anybody: a process that was stopped."""
+        self.mono += seconds
+
+    async def run(self, seconds: float) -> None:
+        """Let so much time pass."""
+        end = self.mono + seconds
+        await settle()
+        while self._sleepers and self._sleepers[0][0] <= end:
+            due, _, future = heapq.heappop(self._sleepers)
+            if future.done():
+                continue
+            self.mono = max(self.mono, due)
+            future.set_result(None)
+            await settle()
+        self.mono = max(self.mono, end)
+
+
+async def settle(turns: int = 50) -> None:
+    """Let the event loop do what it can without time passing."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+def parsed(url: str = "http://127.0.0.1:1", *names: str, **sections: Any) -> config.Config:
+    """Return a config of sites (`demo` unless named), each with the secret `secret-of-NAME`."""
+    sites = [{"name": name, "secret_env": f"SECRET_{name}"} for name in names or ("demo",)]
+    environ = {f"SECRET_{name}": f"secret-of-{name}" for name in names or ("demo",)}
+    sections.setdefault("sites", sites)
+    api = {"url": url, **sections.pop("api", {})}
+    return config.parse({"api": api, **sections}, environ)
+
+
+def required(tool: str) -> str:
+    """Return a tool's path; where it is missing, skip with the reason, or fail where REQUIRE_TOOLS is set."""
+    path = shutil.which(tool)
+    if path is not None:
+        return path
+    reason = f"{tool} is not installed: `make tools` installs it"
+    if os.environ.get("REQUIRE_TOOLS"):
+        pytest.fail(reason)
+    pytest.skip(reason)

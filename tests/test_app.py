@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from structlog.testing import capture_logs
+
+from exporter import simulator
+from exporter.app import App, Options, once
+from exporter.config import Config, ConfigError, Problem
+from exporter.exposition import Format
+from exporter.simulator import Incident, World
+from tests.conftest import VirtualTime, parsed, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+HOUR = 3600
+SITES = ("a", "b")
+
+
+class Stage:
+    """An app on virtual time, polling the simulator in the same process."""
+
+    def __init__(self, config: Config) -> None:
+        self.time = VirtualTime()
+        self.world = World(seed=3, clock=lambda: self.time.wall, sleep=self.time.sleep)
+        for site in SITES:
+            self.world.add(site, f"secret-of-{site}", users=30)
+        self.config: Config | ConfigError = config
+        transport = httpx.ASGITransport(app=simulator.app(self.world))
+        self.app = App(self.load, Options(("127.0.0.1:0",)), self.time.clock, transport)
+
+    def load(self) -> Config:
+        if isinstance(self.config, ConfigError):
+            raise self.config
+        return self.config
+
+    def page(self) -> dict[str, float]:
+        text = self.app._pages.page(Format.TEXT, self.time.now()).decode()
+        pairs = (line.rsplit(" ", 1) for line in text.split("\n")[:-1] if line[0] != "#")
+        return {series: float(value) for series, value in pairs}
+
+    def series(self, name: str, site: str) -> float | None:
+        return self.page().get(f'cryptoloot_{name}{{site="{site}"}}')
+
+
+def two_sites(**sections: Any) -> Config:
+    return parsed("http://127.0.0.1:1", *SITES, **sections)
+
+
+def played(config: Config, scene: Callable[[Stage], Coroutine[Any, Any, None]]) -> Stage:
+    async def play() -> Stage:
+        stage = Stage(config)
+        await stage.app.start()
+        await scene(stage)
+        await stage.app.close()
+        return stage
+
+    return asyncio.run(play())
+
+
+def test_the_page_says_what_the_world_says() -> None:
+    """Payout, hashrate and a user's total on the page are those of the simulated world at the poll."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.time.run(2)
+        page, site, now = stage.page(), stage.world.sites["a"], stage.time.wall
+        settled = [row for row in site.rows(now) if row.synctime + 75 * 60 <= now]
+        polled = page['cryptoloot_last_success_timestamp_seconds{endpoint="/user/top",site="a"}']
+
+        assert site.payout(now).diff == page['cryptoloot_network_difficulty{site="a"}']
+        assert settled[-1].hashrate == page['cryptoloot_hashrate_hashes_per_second{site="a"}']
+        assert sum(row.hashes for row in settled) == page['cryptoloot_history_week_hashes{site="a"}']
+        top = site.top(polled, 128)
+        assert top[0].total == page[f'cryptoloot_user_hashes_total{{site="a",user="{top[0].name}"}}']
+
+    played(two_sites(), scene)
+
+
+def test_values_leave_when_stale_and_come_back() -> None:
+    """An outage's values leave after stale_after; up, counters and timestamps stay; all return afterwards."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.time.run(5)
+        outage = Incident("outage-5xx", stage.time.wall, HOUR)
+        stage.world.sites["a"].incidents.append(outage)
+        await stage.time.run(200)
+        assert stage.series("network_difficulty", "a") is not None
+        await stage.time.run(200)
+        page = stage.page()
+        assert stage.series("network_difficulty", "a") is None
+        assert page['cryptoloot_up{endpoint="/stats/payout",site="a"}'] == 0
+        assert page['cryptoloot_payout_sync_timestamp_seconds{site="a"}'] > 0
+        assert (
+            page['cryptoloot_poll_failures_total{endpoint="/stats/payout",reason="http_status",site="a"}'] > 0
+        )
+        await stage.time.run(1 + HOUR + 200)
+        assert stage.series("network_difficulty", "a") is not None
+        assert stage.series("hashrate_hashes_per_second", "a") is not None
+
+    played(two_sites(), scene)
+
+
+def test_an_outage_is_one_sites() -> None:
+    """One site's outage or hanging changes nothing on the other."""
+    quiet = two_sites(api={"timeout": "5s"})
+
+    async def scene(stage: Stage) -> None:
+        stage.world.sites["a"].incidents.append(Incident("outage-html", stage.time.wall, 9 * HOUR))
+        await stage.time.run(1000)
+
+    def of_b(stage: Stage) -> dict[str, float]:
+        return {series: value for series, value in stage.page().items() if 'site="b"' in series}
+
+    async def nothing(stage: Stage) -> None:
+        await stage.time.run(1000)
+
+    assert of_b(played(quiet, nothing)) == of_b(played(quiet, scene))
+
+
+def test_frozen_rows_leave_though_polls_succeed() -> None:
+    """A history that stands still is not "now" any more after max_row_age, and its timestamp tells."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.time.run(5)
+        stage.world.sites["a"].incidents.append(Incident("freeze", stage.time.wall, 20 * HOUR))
+        before = stage.series("history_settled_row_timestamp_seconds", "a")
+        await stage.time.run(6 * HOUR)
+        page = stage.page()
+        assert page['cryptoloot_up{endpoint="/stats/history",site="a"}'] == 1
+        assert stage.series("hashrate_hashes_per_second", "a") is None
+        assert stage.series("hashrate_hashes_per_second", "b") is not None
+        frozen = stage.series("history_settled_row_timestamp_seconds", "a")
+        assert before is not None
+        assert frozen is not None
+        assert frozen == before + 2 * HOUR  # the row that was filling when the data froze
+
+    played(two_sites(), scene)
+
+
+def test_totals_that_waver_are_held() -> None:
+    """Two caches behind the API never make a counter fall; a reset does, once it is confirmed."""
+    name = 'cryptoloot_user_hashes_total{site="a",user="%s"}'
+
+    async def scene(stage: Stage) -> None:
+        site = stage.world.sites["a"]
+        site.incidents.append(Incident("waver", stage.time.wall, HOUR))
+        seen = []
+        user = name % site.top(stage.time.wall, 1)[0].name
+        for _ in range(30):
+            await stage.time.run(61)
+            seen.append(stage.page()[user])
+        assert seen == sorted(seen)
+        assert (stage.series("user_regressions_total", "a") or 0) > 0
+        site.incidents.append(Incident("reset", stage.time.wall, 1))
+        await stage.time.run(200)
+        assert stage.page()[user] < seen[-1] / 2
+
+    played(two_sites(), scene)
+
+
+def test_hostile_names_are_only_names() -> None:
+    """Whatever visitors call themselves, the page parses and the site's other users are there."""
+
+    async def scene(stage: Stage) -> None:
+        stage.world.sites["a"].incidents.append(Incident("hostile", stage.time.wall, HOUR))
+        await stage.time.run(70)
+        page = stage.page()
+        assert (page['cryptoloot_rejected_entries_total{endpoint="/user/top",site="a"}']) > 0
+        assert page['cryptoloot_top_users_returned{site="a"}'] > 30
+
+    played(two_sites(), scene)
+
+
+def test_a_bad_reload_changes_nothing() -> None:
+    """A refused config leaves sites, data and polls as they are, and says so; a good one then counts."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.time.run(5)
+        good = stage.config
+        stage.config = ConfigError([Problem("sites", "empty")])
+        before = stage.series("network_difficulty", "a")
+        problems = await stage.app.reload()
+        await stage.time.run(2)
+        page = stage.page()
+        assert problems == ["sites: empty"]
+        assert page["cryptoloot_exporter_config_last_reload_successful"] == 0
+        assert before == stage.series("network_difficulty", "a")
+        stage.config = good
+        assert await stage.app.reload() == []
+        await stage.time.run(2)
+        assert stage.page()["cryptoloot_exporter_config_last_reload_successful"] == 1
+
+    with capture_logs() as logs:
+        played(two_sites(), scene)
+
+    assert [["sites: empty"]] == [entry["problems"] for entry in logs if entry["event"] == "reload_failed"]
+
+
+def test_a_reload_adds_and_removes_sites() -> None:
+    """After a reload the page has the sites of the new config, those that stayed with their data."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.time.run(5)
+        stage.config = parsed("http://127.0.0.1:1", "b")
+        await stage.app.reload()
+        assert stage.series("network_difficulty", "a") is None
+        assert stage.series("network_difficulty", "b") is not None
+        stage.config = two_sites()
+        await stage.app.reload()
+        await stage.time.run(5)
+        assert stage.series("network_difficulty", "a") is not None
+
+    played(two_sites(), scene)
+
+
+def test_changed_api_settings_take_a_new_client() -> None:
+    """A reload with another time-out polls on through a new client, and the old one is closed in time."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.time.run(5)
+        old = stage.app._client
+        stage.config = two_sites(api={"timeout": "3s"})
+        await stage.app.reload()
+        assert old is not stage.app._client
+        assert not old._http.is_closed
+        await stage.time.run(120)
+        assert old._http.is_closed
+        assert stage.page()['cryptoloot_up{endpoint="/stats/payout",site="a"}'] == 1
+
+    played(two_sites(), scene)
+
+
+def test_closing_does_not_wait_for_a_retired_client() -> None:
+    """A process that stops right after a reload stops at once."""
+
+    async def scene(stage: Stage) -> None:
+        stage.config = two_sites(api={"timeout": "3s"})
+        await stage.app.reload()
+        await settle()
+        assert len(stage.app._retired) == 1
+
+    assert played(two_sites(), scene).app._client._http.is_closed
+
+
+def test_inline_secrets_are_warned_about() -> None:
+    """What the config does not recommend is logged at start, without the secret."""
+    config = parsed(sites=[{"name": "a", "secret": "canary-canary"}])
+
+    async def scene(stage: Stage) -> None:
+        await stage.time.run(1)
+
+    with capture_logs() as logs:
+        played(config, scene)
+
+    assert any(entry["event"] == "config_warning" for entry in logs)
+    assert "canary" not in repr(logs)
+
+
+def test_once_calls_everything_and_tells_what_failed() -> None:
+    """One round gives the page, and each endpoint that failed with its reason."""
+
+    async def play() -> Any:
+        stage = Stage(two_sites())
+        stage.world.sites["b"].incidents.append(
+            Incident("error", stage.time.wall, HOUR, code="internal_error", path="/user/top")
+        )
+        return await once(two_sites(), stage.time.clock, httpx.ASGITransport(app=simulator.app(stage.world)))
+
+    result = asyncio.run(play())
+
+    assert [("b", "/user/top", "internal_error")] == result.failures
+    assert 'cryptoloot_network_difficulty{site="b"}' in result.page

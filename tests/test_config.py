@@ -1,0 +1,729 @@
+"""config.py: what a file means, and every problem at once, with never a secret in any text."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import config
+from exporter.config import ConfigError, Problem, Secret, SecretReader, SecretSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parent.parent
+MUSEUM = sorted((Path(__file__).parent / "data" / "config").glob("*.yaml"))
+CANARY = "canary-4711"
+ENVIRON = {
+    "CRYPTOLOOT_SECRET": CANARY,
+    "BLANK": " \r\n",
+    "TWO_LINES": f"{CANARY}\nx",
+    "NOT_UTF8": f"{CANARY}\udcff",
+}
+
+
+def parse(sites: list[dict[str, Any]] | None = None, **sections: Any) -> config.Config:
+    default = [{"name": "a", "secret_env": "CRYPTOLOOT_SECRET"}]
+    return config.parse({"sites": sites or default, **sections}, ENVIRON)
+
+
+def problems(sites: list[dict[str, Any]] | None = None, **sections: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(sites, **sections)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def site(name: str = "a", **keys: Any) -> dict[str, Any]:
+    return {"name": name, "secret_env": "CRYPTOLOOT_SECRET", **keys}
+
+
+def secret_file(path: Path, text: str = CANARY) -> Path:
+    path.write_text(text, newline="")
+    path.chmod(0o600)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ the museum
+
+
+@pytest.mark.parametrize("path", MUSEUM, ids=lambda path: path.stem)
+def test_bad_config_reports_exactly_its_problems(path: Path) -> None:
+    """Each bad file yields, in one run, exactly the problem lines it begins with, and not the canary."""
+    prefix = "# expect: "
+    expected = [line[len(prefix) :] for line in path.read_text().splitlines() if line.startswith(prefix)]
+
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, ENVIRON)
+
+    assert expected == str(caught.value).splitlines()
+    assert CANARY not in str(caught.value)
+
+
+def test_six_mistakes_are_six_problems() -> None:
+    """One run reports mistakes of six different kinds."""
+    with pytest.raises(ConfigError) as caught:
+        config.load(ROOT / "tests/data/config/six-mistakes.yaml", ENVIRON)
+
+    assert 6 == len(caught.value.problems)
+
+
+def test_bytes_that_are_not_utf8_are_a_problem_with_a_line(tmp_path: Path) -> None:
+    """A file in another encoding names the line of its first bad byte."""
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"sites:\n  - name: caf\xe9\n")
+
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, ENVIRON)
+
+    assert caught.value.problems == (Problem("config.yaml", "not UTF-8", 2),)
+
+
+def test_deep_nesting_is_a_problem(tmp_path: Path) -> None:
+    """A file nested beyond Python's stack is refused like any other."""
+    path = tmp_path / "config.yaml"
+    path.write_text("[" * 5000)
+
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        config.load(path, ENVIRON)
+
+
+def test_aliases_and_merge_keys_are_allowed(tmp_path: Path) -> None:
+    """Anchors, aliases and merged keys mean what YAML says, and merged keys are no duplicates."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "sites:\n"
+        "  - &a {name: a, secret_env: CRYPTOLOOT_SECRET, poll: &p {top_users: {count: 25}}}\n"
+        "  - {<<: *a, name: b}\n"
+        "  - {name: c, secret_env: CRYPTOLOOT_SECRET, poll: *p}\n"
+    )
+
+    loaded = config.load(path, ENVIRON)
+
+    assert [("a", 25), ("b", 25), ("c", 25)] == [(s.name, s.polls.top_users.count) for s in loaded.sites]
+
+
+def test_an_alias_of_itself_is_no_trap(tmp_path: Path) -> None:
+    """A list that contains itself is a wrong type, not an endless walk."""
+    path = tmp_path / "config.yaml"
+    path.write_text("sites: &a [*a]\n")
+
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, ENVIRON)
+
+    assert "sites[0] (line 1): expected a mapping, got a list" == str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ meaning
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    """A file with one site and nothing else means the contract's defaults."""
+    expected = config.Config(
+        config.Api("https://api.crypto-loot.com", 10.0, 8, 16 << 20, allow_insecure=False, proxy="none"),
+        (
+            config.Site(
+                "a",
+                SecretSource(Secret(CANARY), env="CRYPTOLOOT_SECRET"),
+                "XMR",
+                (),
+                config.Polls(
+                    config.PayoutPoll(60.0, 300.0),
+                    config.HistoryPoll(300.0, 1500.0, 14_400.0),
+                    config.TopUsersPoll(60.0, 300.0, 128, "total"),
+                    config.AllUsersPoll(900.0, 4500.0, enabled=False, page_size=4096, max_pages=10_000),
+                    config.BalancesPoll(300.0, 1500.0),
+                ),
+            ),
+        ),
+        config.Users("plain", None),
+        config.Web(sites_on_metrics=True),
+        (),
+    )
+
+    assert expected == parse()
+
+
+def test_shipped_example_means_the_defaults() -> None:
+    """The commented config.yaml at the top level loads without warnings and spells out the defaults."""
+    expected = parse([site("my-site")])
+
+    assert expected == config.load(ROOT / "config.yaml", ENVIRON)
+
+
+def test_every_default_is_valid_as_msgspec_reads_it() -> None:
+    """The structs are the schema: msgspec takes the shipped example, and a schema comes out of them."""
+    document = yaml.safe_load((ROOT / "config.yaml").read_text())
+
+    assert msgspec.convert(document, config.ConfigFile).sites[0].name == "my-site"
+    assert msgspec.json.schema(config.ConfigFile)["$defs"]["ApiSection"]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(("sites", "slots"), [(1, 8), (160, 8), (161, 9), (400, 20), (1280, 64), (3000, 64)])
+def test_request_slots_follow_the_number_of_sites(sites: int, slots: int) -> None:
+    """Without max_concurrency there are 8 slots, or one per 20 sites if more, at most 64."""
+    names = [site(str(number)) for number in range(sites)]
+
+    assert slots == parse(names).api.max_concurrency
+
+
+def test_given_request_slots_stay() -> None:
+    """A max_concurrency in the file is used as it is."""
+    assert parse(api={"max_concurrency": 2}).api.max_concurrency == 2
+
+
+def test_overrides_are_merged_key_by_key() -> None:
+    """A site's key wins over the section's, the section's over the default, each alone."""
+    base = {"top_users": {"count": 64, "order": "balance"}}
+
+    loaded = parse([site(poll={"top_users": {"count": 25}}), site("b")], poll=base)
+
+    assert config.TopUsersPoll(60.0, 300.0, 25, "balance") == loaded.sites[0].polls.top_users
+    assert config.TopUsersPoll(60.0, 300.0, 64, "balance") == loaded.sites[1].polls.top_users
+
+
+@pytest.mark.parametrize(
+    ("section", "override", "interval", "stale_after"),
+    [
+        ({}, {"interval": "2m"}, 120.0, 600.0),
+        ({"interval": "3m"}, {}, 180.0, 900.0),
+        ({"interval": "3m"}, {"interval": "2m"}, 120.0, 600.0),
+        ({"stale_after": "20m"}, {"interval": "2m"}, 120.0, 1200.0),
+        ({"stale_after": "20m"}, {"stale_after": "4m"}, 60.0, 240.0),
+        ({"interval": "3m"}, {"stale_after": "3m"}, 180.0, 180.0),
+        ({"interval": "7ms"}, {}, 0.007, 0.035),
+    ],
+)
+def test_stale_after_is_five_intervals_unless_given(
+    section: dict[str, str], override: dict[str, str], interval: float, stale_after: float
+) -> None:
+    """The default follows the interval in force; a stale_after of either level stays, the site's first."""
+    loaded = parse([site(poll={"payout": override})], poll={"payout": section})
+
+    assert config.PayoutPoll(interval, stale_after) == loaded.sites[0].polls.payout
+
+
+def test_a_fault_is_reported_at_one_level_only() -> None:
+    """A bad interval of the section is not reported again for stale_after, nor for each site."""
+    sites = [site(poll={"payout": {"interval": "2m"}}), site("b", poll={"payout": {"stale_after": "1s"}})]
+
+    assert ["poll.payout.interval: expected a duration above 0, got '0s'"] == problems(
+        sites, poll={"payout": {"interval": "0s", "stale_after": "1m"}}
+    )
+
+
+@pytest.mark.parametrize(("names", "expected"), [(False, "off"), ("off", "off"), ("plain", "plain")])
+def test_names_false_is_off(names: object, expected: str) -> None:
+    """YAML reads a bare `off` as false; it is taken as it was meant."""
+    assert config.Users(expected, None) == parse(users={"names": names}).users  # type: ignore[arg-type]
+
+
+def test_hmac_reads_its_key() -> None:
+    """With hmac, the key comes from the one source given."""
+    users = {"names": "hmac", "names_key_env": "CRYPTOLOOT_SECRET"}
+
+    assert config.Users("hmac", Secret(CANARY)) == parse(users=users).users
+
+
+def test_empty_sections_and_lists_are_as_absent() -> None:
+    """A section or list whose every line is commented out is as if it were not there."""
+    assert parse() == parse([site(watch_users=None, poll=None)], api=None, poll={"payout": None}, web=None)
+
+
+def test_lines_are_those_of_the_nearest_known_path() -> None:
+    """`parse` takes lines from its caller; a path without one has that of the nearest above it."""
+    with pytest.raises(ConfigError) as caught:
+        config.parse({"sites": [{"name": "a"}], "api": 1}, {}, lines={"sites": 4})
+
+    assert ("sites[0]", 4) == (caught.value.problems[0].path, caught.value.problems[0].line)
+    assert "api: expected a mapping, got a number" == str(caught.value.problems[1])
+
+
+# ------------------------------------------------------------------------------------------------ URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "expected", "host"),
+    [
+        ("https://api.crypto-loot.org/", "https://api.crypto-loot.org", "api.crypto-loot.org"),
+        ("HTTPS://API.Example.org:8443/v2//", "https://api.example.org:8443/v2", "api.example.org:8443"),
+        ("https://example.org:443", "https://example.org:443", "example.org:443"),
+        ("http://localhost:12759", "http://localhost:12759", "localhost:12759"),
+        ("http://127.1.2.3", "http://127.1.2.3", "127.1.2.3"),
+        ("http://[::1]:12759/", "http://[::1]:12759", "[::1]:12759"),
+    ],
+)
+def test_good_urls_are_normalised(url: str, expected: str, host: str) -> None:
+    """Scheme and host in small letters, the port kept where given, no slash at the end, a prefix allowed."""
+    api = parse(api={"url": url}).api
+
+    assert (expected, host) == (api.url, api.host)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "api.crypto-loot.com",
+        "ftp://example.org",
+        "https://",
+        "https:///path",
+        "https://user@example.org",
+        "https://example.org/?",
+        "https://example.org/#x",
+        "https://example.org:0",
+        "https://example.org:port",
+        "https://example.org:65536",
+        "https://[::1",
+        "https://[example.org]",
+        "https://exa mple.org",
+        "https://example.org\\@example.net",
+        "https://example.org/\x7f",
+        "https://exämple.org",
+        "http://127.0.0.1.example.org",
+        "http://10.0.0.1",
+        "http://localhost.example.org",
+    ],
+)
+def test_bad_urls_are_one_problem_each(url: str) -> None:
+    """A URL that cannot be called, or not safely, is one problem of api.url that does not repeat it."""
+    (problem,) = problems(api={"url": url})
+
+    assert problem.startswith("api.url: ")
+    assert f" {url}" not in problem.replace(" https://api.crypto-loot.com", "")
+
+
+def test_insecure_urls_can_be_allowed() -> None:
+    """With allow_insecure, http:// to any host is taken."""
+    api = {"url": "http://192.0.2.1", "allow_insecure": True}
+
+    assert parse(api=api).api.url == "http://192.0.2.1"
+
+
+def test_host_never_shows_user_or_password() -> None:
+    """Even an Api made by hand from a URL with a password names the host alone."""
+    api = replace(parse().api, url=f"https://user:{CANARY}@example.org:8443/x")
+
+    assert api.host == "example.org:8443"
+
+
+# -------------------------------------------------------------------------------- no file, other files
+
+
+def load_absent(directory: Path, environ: dict[str, str], *, explicit: bool = False) -> config.Config:
+    return config.load(directory / "config.yaml", environ, explicit=explicit)
+
+
+def test_without_a_file_the_environment_makes_one_site(tmp_path: Path) -> None:
+    """With no config file and CRYPTOLOOT_SECRET set, one site named `default` is polled."""
+    (only,) = load_absent(tmp_path, {"CRYPTOLOOT_SECRET": CANARY, "CRYPTOLOOT_SECRET_FILE": ""}).sites
+
+    assert ("default", SecretSource(Secret(CANARY), env="CRYPTOLOOT_SECRET")) == (only.name, only.secret)
+
+
+def test_without_a_file_the_environment_can_name_a_secret_file(tmp_path: Path) -> None:
+    """CRYPTOLOOT_SECRET_FILE does the same, and a warning about the file names the variable."""
+    path = secret_file(tmp_path / "secret", f"{CANARY}\n")
+    path.chmod(0o644)
+
+    loaded = load_absent(tmp_path, {"CRYPTOLOOT_SECRET_FILE": str(path)})
+
+    assert SecretSource(Secret(CANARY), file=path) == loaded.sites[0].secret
+    assert loaded.warnings[0].startswith("CRYPTOLOOT_SECRET_FILE: others than the owner")
+
+
+def test_without_a_file_both_variables_are_a_problem(tmp_path: Path) -> None:
+    """Which of two secrets is meant is not guessed."""
+    environ = {"CRYPTOLOOT_SECRET": CANARY, "CRYPTOLOOT_SECRET_FILE": "x"}
+
+    with pytest.raises(ConfigError, match="keep exactly one") as caught:
+        load_absent(tmp_path, environ)
+
+    assert CANARY not in str(caught.value)
+
+
+def test_without_a_file_a_bad_secret_file_names_the_variable(tmp_path: Path) -> None:
+    """Where there is no config file, problems name the environment variable, not a path within a file."""
+    with pytest.raises(ConfigError) as caught:
+        load_absent(tmp_path, {"CRYPTOLOOT_SECRET_FILE": str(tmp_path / "none")})
+
+    assert "CRYPTOLOOT_SECRET_FILE" == caught.value.problems[0].path
+
+
+def test_without_file_and_environment_both_ways_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text says what was looked for, and both things that can be done."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ConfigError) as caught:
+        config.load(None, {"CRYPTOLOOT_SECRET": ""})
+
+    assert all(word in str(caught.value) for word in ("config.yaml:", "--config.file", "CRYPTOLOOT_SECRET"))
+
+
+def test_a_file_asked_for_must_exist(tmp_path: Path) -> None:
+    """With an explicit --config.file the environment does not stand in, and no directory is shown."""
+    with pytest.raises(ConfigError, match=r"^config\.yaml: no such file") as caught:
+        load_absent(tmp_path, ENVIRON, explicit=True)
+
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_directory_is_no_config_file(tmp_path: Path) -> None:
+    """What cannot be read as a file is a problem with the system's reason."""
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        config.load(tmp_path, ENVIRON)
+
+
+def test_relative_secret_files_start_at_the_config_file(tmp_path: Path) -> None:
+    """A relative secret_file is sought from the directory of the config file, as Prometheus does."""
+    path = secret_file(tmp_path / "secret")
+    (tmp_path / "config.yaml").write_text("sites: [{name: a, secret_file: secret}]")
+
+    loaded = config.load(tmp_path / "config.yaml", {})
+
+    assert SecretSource(Secret(CANARY), file=path) == loaded.sites[0].secret
+    assert () == loaded.warnings
+
+
+# ------------------------------------------------------------------------------------------------ warnings
+
+
+def test_an_inline_secret_is_warned_about() -> None:
+    """A secret in the file works, with a warning that names the path and not the value."""
+    loaded = parse([{"name": "a", "secret": CANARY}])
+
+    assert [True] == [warning.startswith("sites[0].secret: ") for warning in loaded.warnings]
+    assert CANARY not in str(loaded.warnings)
+
+
+def test_a_short_row_age_is_warned_about_where_it_is_given() -> None:
+    """max_row_age below 3h is warned about once, at the level that says so."""
+    loaded = parse(
+        [site(poll={"history": {"max_row_age": "1h"}}), site("b")], poll={"history": {"interval": "1m"}}
+    )
+    base = parse(poll={"history": {"max_row_age": "2h59m"}})
+
+    assert ["sites[0].poll.history.max_row_age"] == [text.split(":")[0] for text in loaded.warnings]
+    assert ["poll.history.max_row_age"] == [text.split(":")[0] for text in base.warnings]
+
+
+@pytest.mark.parametrize(("mode", "count"), [(0o600, 0), (0o400, 0), (0o640, 1), (0o604, 1)])
+def test_secret_files_open_to_others_are_warned_about(tmp_path: Path, mode: int, count: int) -> None:
+    """A secret file that group or others can reach is warned about, by path and mode."""
+    path = secret_file(tmp_path / "secret")
+    path.chmod(mode)
+
+    loaded = parse([{"name": "a", "secret_file": str(path)}])
+
+    assert count == len(loaded.warnings)
+
+
+# ------------------------------------------------------------------------------------------------ secrets
+
+
+def test_a_secret_shows_as_a_constant_mask() -> None:
+    """repr, str, format and f-strings show the same mask, whatever the secret and the format spec."""
+    secret = Secret(CANARY)
+
+    assert {"**********"} == {
+        repr(secret),
+        str(secret),
+        f"{secret}",
+        f"{secret:>40}",
+        format(Secret("x"), "d"),
+    }
+
+
+def test_a_secret_compares_by_value_and_is_revealed_on_demand() -> None:
+    """Equality and hash are those of the value, and never those of a plain string."""
+    secret = Secret(CANARY)
+
+    assert CANARY == secret.reveal()
+    assert {Secret(CANARY)} == {secret, copy.deepcopy(secret), copy.copy(secret)}
+    assert secret not in (CANARY, Secret("other"))
+
+
+def test_a_secret_does_not_slip_out() -> None:
+    """It is neither pickled nor iterated, nor has it a __dict__ or a length."""
+    secret = Secret(CANARY)
+
+    leaks: list[Callable[[Any], object]] = [pickle.dumps, list, len, vars, lambda value: value.__getstate__()]
+    for leak in leaks:
+        with pytest.raises(TypeError) as caught:
+            leak(secret)
+        assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [f"{CANARY}\n", f"{CANARY} \t\r\n\n", f"\ufeff{CANARY}", CANARY])
+def test_what_editors_add_to_a_secret_file_is_stripped(tmp_path: Path, text: str) -> None:
+    """Spaces, tabs, CR and LF at the end and a byte order mark are not the secret."""
+    source = SecretSource(Secret("old"), file=secret_file(tmp_path / "secret", text))
+
+    assert Secret(CANARY) == SecretReader(source).current()
+
+
+def test_a_rotated_secret_file_is_read_again(tmp_path: Path) -> None:
+    """A file of another stamp is seen by changed(), read by current(), and then no longer changed."""
+    path = secret_file(tmp_path / "secret")
+    reader = SecretReader(SecretSource(Secret(CANARY), file=path))
+    before = reader.changed()
+    secret_file(path, "rotated-4712")
+
+    assert (False, True) == (before, reader.changed())
+    assert (Secret("rotated-4712"), False) == (reader.current(), reader.changed())
+
+
+def test_a_replaced_file_of_the_same_time_and_size_is_read_again(tmp_path: Path) -> None:
+    """A rename over the file shows in the inode even where mtime and size are the same."""
+    path, other = secret_file(tmp_path / "secret", "aaaa"), secret_file(tmp_path / "other", "bbbb")
+    reader = SecretReader(SecretSource(Secret("aaaa"), file=path))
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.rename(path)
+
+    assert Secret("bbbb") == reader.current()
+
+
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
+    """Same mtime, inode and size: the stat is all that is done."""
+    path = secret_file(tmp_path / "secret", "aaaa")
+    reader = SecretReader(SecretSource(Secret("aaaa"), file=path))
+    status = path.stat()
+    path.write_text("bbbb")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    assert Secret("aaaa") == reader.current()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b" \n", "is empty"),
+        (b"canary-4711\xff", "is not UTF-8"),
+        (b"canary-4711\nsecond", "holds a line break"),
+        (b"canary-4711" * 400, "is longer than 4096 bytes"),
+    ],
+)
+def test_a_bad_secret_file_keeps_the_last_good_secret(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    """Missing, empty or odd: the last good secret stays, the problem says why, and goes when it is mended."""
+    path = secret_file(tmp_path / "secret")
+    reader = SecretReader(SecretSource(Secret(CANARY), file=path))
+    path.unlink() if content is None else path.write_bytes(content)
+
+    assert Secret(CANARY) == reader.current()
+    assert reason in str(reader.problem)
+    assert CANARY not in str(reader.problem)
+    assert not reader.changed()
+
+    secret_file(path, "mended-4712")
+    assert (Secret("mended-4712"), None) == (reader.current(), reader.problem)
+
+
+def test_a_pipe_in_place_of_a_secret_does_not_block(tmp_path: Path) -> None:
+    """A FIFO nobody writes to is refused at once."""
+    os.mkfifo(tmp_path / "secret")
+
+    reader = SecretReader(SecretSource(Secret(CANARY), file=tmp_path / "secret"))
+
+    assert "is not a regular file" in str(reader.problem)
+
+
+def test_secrets_of_other_sources_are_constant() -> None:
+    """A secret of the environment or the config never changes while the process runs."""
+    reader = SecretReader(SecretSource(Secret(CANARY), env="X"))
+
+    assert (Secret(CANARY), False, None) == (reader.current(), reader.changed(), reader.problem)
+
+
+def test_no_secret_shows_anywhere() -> None:
+    """Neither the config's repr and str, nor its warnings, nor `masked` hold any secret of any source."""
+    loaded = parse(
+        [site(), {"name": "b", "secret": f"{CANARY}-b"}],
+        users={"names": "hmac", "names_key_env": "CRYPTOLOOT_SECRET"},
+    )
+
+    reader = SecretReader(loaded.sites[0].secret)
+
+    shown = f"{loaded!r} {loaded} {loaded.warnings} {config.masked(loaded)} {reader!r} {reader.current()}"
+
+    assert CANARY not in shown
+
+
+# -------------------------------------------------------------------------------- durations, sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("500ms", 0.5), ("30s", 30.0), ("1m30s", 90.0), ("1h", 3600.0), ("1y1w1d", 32_227_200.0), ("0s", 0.0)],
+)
+def test_durations_are_read_as_prometheus_writes_them(text: str, seconds: float) -> None:
+    """Units from y to ms, the larger first, each once."""
+    assert seconds == config.parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "s", "1 s", "1s\n", "30s1m", "1s1s", "-1s", "1.5h", "1S", "\u0661s", "101y"]
+)
+def test_other_durations_are_refused(text: str) -> None:
+    """Anything else raises ValueError, with an example or the bound."""
+    with pytest.raises(ValueError, match="expected a duration"):
+        config.parse_duration(text)
+
+
+@given(st.integers(min_value=0, max_value=config._LONGEST))
+def test_durations_round_trip(milliseconds: int) -> None:
+    """What format_duration writes, parse_duration reads as the same number."""
+    seconds = milliseconds / 1000
+
+    assert seconds == config.parse_duration(config.format_duration(seconds))
+
+
+@given(st.text())
+def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
+    """parse_duration raises nothing but ValueError."""
+    try:
+        seconds = config.parse_duration(text)
+    except ValueError:
+        return
+
+    assert seconds >= 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(90.0, "1m30s"), (0.0, "0s"), (0.25, "250ms"), (86_401, "1d1s")]
+)
+def test_durations_are_written_for_people(seconds: float, text: str) -> None:
+    """The largest units first, units of zero left out."""
+    assert text == config.format_duration(seconds)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_impossible_durations_are_not_written(seconds: float) -> None:
+    """Negative and non-finite seconds raise ValueError."""
+    with pytest.raises(ValueError, match="finite number"):
+        config.format_duration(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("16MiB", 16 << 20), ("1GiB", 1 << 30), ("2KiB", 2048), ("7B", 7), ("1000", 1000), (5, 5)],
+)
+def test_sizes_are_read_in_binary_units(text: str | int, size: int) -> None:
+    """B, KiB, MiB, GiB, or plain bytes."""
+    assert size == config.parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["16MB", "16 MiB", "-1", "", "1.5MiB", -1, True, 1.5, None])
+def test_other_sizes_are_refused(text: Any) -> None:
+    """Decimal units, fractions, signs and other types raise ValueError."""
+    with pytest.raises(ValueError, match="expected a size"):
+        config.parse_size(text)
+
+
+# ------------------------------------------------------------------------------------------------ masked
+
+
+def test_masked_reads_back_as_the_same(tmp_path: Path) -> None:
+    """What `check` prints is a config file that means the same, overrides, files and units included."""
+    path = secret_file(tmp_path / "secret")
+    loaded = parse(
+        [
+            site(watch_users=["ann"], poll={"top_users": {"count": 25}, "payout": {"interval": "7ms"}}),
+            {"name": "b", "secret_file": str(path), "currency": "UPX"},
+            site("c"),
+        ],
+        api={"url": "http://localhost:12759", "timeout": "1m30s", "max_response_bytes": 1025},
+        users={"names": "off"},
+        web={"sites_on_metrics": False},
+    )
+
+    assert loaded == config.parse(yaml.safe_load(config.masked(loaded)), ENVIRON)
+
+
+def test_masked_shows_masks_and_shared_polls_once() -> None:
+    """Secrets and keys are the mask; polls most sites share are shown in the section `poll` alone."""
+    loaded = parse(
+        [{"name": "a", "secret": CANARY}, site("b")],
+        users={"names": "hmac", "names_key_env": "CRYPTOLOOT_SECRET"},
+    )
+
+    shown = yaml.safe_load(config.masked(loaded))
+
+    assert {"name": "a", "secret": "**********", "currency": "XMR"} == shown["sites"][0]
+    assert {"names": "hmac", "names_key": "**********"} == shown["users"]
+
+
+def test_masked_shows_a_shard_without_sites() -> None:
+    """A process whose share of the sites is empty still has a config to show."""
+    loaded = replace(parse(), sites=())
+
+    assert [] == yaml.safe_load(config.masked(loaded))["sites"]
+
+
+# -------------------------------------------------------------------------------- any document
+
+WORDS = (
+    "sites name secret secret_env secret_file api url timeout poll payout interval stale_after top_users "
+    "count order users names names_key_env web watch_users"
+)
+KEYS = st.sampled_from(WORDS.split())
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.dates()
+    | st.binary()
+    | st.sampled_from(["1m", "16MiB", "hmac", "total", "CRYPTOLOOT_SECRET", "https://example.org"])
+)
+DOCUMENTS = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text() | st.integers(), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+SECTIONS = st.fixed_dictionaries(
+    {"sites": st.lists(st.dictionaries(KEYS, DOCUMENTS, max_size=4) | DOCUMENTS, max_size=3)},
+    optional={"api": DOCUMENTS, "poll": DOCUMENTS, "users": DOCUMENTS, "web": DOCUMENTS},
+)
+
+
+def outcome(read: Callable[[], object]) -> object:
+    """Return what reading gives, or the problems it raises; any other exception fails the test."""
+    try:
+        return read()
+    except ConfigError as error:
+        return error.problems
+
+
+@given(DOCUMENTS | SECTIONS)
+def test_any_document_is_a_config_or_a_config_error(document: object) -> None:
+    """Whatever the document, `parse` returns a Config or raises ConfigError with at least one problem."""
+    result = outcome(lambda: config.parse(document, ENVIRON))
+
+    assert isinstance(result, config.Config) or result
+    assert CANARY not in str(result)
+
+
+@given(st.binary() | st.text("abc:-&*!?{}[]<>'\"# \n\t\\0%|,").map(str.encode))
+def test_any_bytes_are_a_document_or_a_config_error(data: bytes) -> None:
+    """Whatever the bytes of the file, reading them yields a document or at least one problem."""
+    found = config._Findings(root="config.yaml")
+
+    result = outcome(lambda: config._load_yaml(data, found))
+
+    assert result != ()

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from exporter import metrics, snapshot
+from exporter.exposition import Format, Pages
+from exporter.metrics import ExporterMetrics
+from exporter.model import Endpoint, User
+from exporter.snapshot import Now, Snapshot, Store
+from exporter.web import Hooks, Web
+from tests.conftest import WALL, parsed
+from tests.test_poller import Rig, reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+NOW = Now(WALL, 1000.0)
+PATHS = ("/", "/metrics", "/-/healthy", "/-/ready")
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+names = st.text(st.characters(), max_size=300)  # lone surrogates included
+numbers = st.floats(0, 1e18) | st.floats(0, 1e6).map(str) | st.integers(-5, 5) | st.just("nan")
+fields = {"name": names, "total": numbers, "withdrawn": numbers, "balance": numbers}
+users = st.lists(st.fixed_dictionaries(fields) | json_values, max_size=12)
+
+
+def web_of(store: Store | None = None, *sites: str, **hooks: Any) -> Web:
+    if store is None:
+        store = Store()
+        store.publish("demo", Snapshot())
+    config = parsed("http://127.0.0.1:1", *sites)
+    pages = Pages(store, ExporterMetrics("0", "0"), [metrics.subject(config, s) for s in config.sites])
+    given: dict[str, Any] = {
+        "now": lambda: NOW,
+        "standing_still": list,
+        "ready": lambda: True,
+        "reload": None,
+    }
+    return Web(pages, Hooks(**(given | hooks)))
+
+
+def ask(web: Web, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+    async def once() -> httpx.Response:
+        transport = httpx.ASGITransport(app=web)
+        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
+            sent = {name.replace("_", "-"): value for name, value in headers.items()}
+            return await client.request(method, path, headers={"Accept-Encoding": "identity"} | sent)
+
+    return asyncio.run(once())
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_pages_answer_get_and_head(path: str) -> None:
+    """GET and HEAD give the same status and headers; HEAD gives no body."""
+    got, head = ask(web_of(), path), ask(web_of(), path, "HEAD")
+
+    assert (200, 200) == (got.status_code, head.status_code)
+    assert head.content == b""
+    assert got.headers["content-type"] == head.headers["content-type"]
+    assert int(got.headers["content-length"]) == len(got.content)
+
+
+@pytest.mark.parametrize(
+    ("status", "allow", "method", "path"),
+    [
+        (404, None, "GET", "/nothing"),
+        (404, None, "POST", "/metrics/"),
+        (405, "GET, HEAD", "POST", "/metrics"),
+        (405, "GET, HEAD", "DELETE", "/"),
+        (405, "POST", "GET", "/-/reload"),
+        (405, "POST", "HEAD", "/-/reload"),
+        (403, None, "POST", "/-/reload"),
+    ],
+)
+def test_refusals_say_what_is_allowed(status: int, allow: str | None, method: str, path: str) -> None:
+    """Unknown paths are 404, wrong methods 405 with Allow, a reload that is not enabled 403."""
+    answer = ask(web_of(), path, method)
+
+    assert (status, allow) == (answer.status_code, answer.headers.get("allow"))
+
+
+def test_metrics_are_negotiated() -> None:
+    """Format and compression follow the headers, and caches are told so."""
+    text = ask(web_of(), "/metrics")
+    openmetrics = ask(web_of(), "/metrics", accept="application/openmetrics-text", accept_encoding="gzip")
+
+    assert text.headers["content-type"] == Format.TEXT.value
+    assert "content-encoding" not in text.headers
+    assert openmetrics.headers["content-type"] == Format.OPENMETRICS.value
+    assert openmetrics.headers["content-encoding"] == "gzip"
+    assert openmetrics.text.endswith("# EOF\n")
+    assert openmetrics.headers["vary"] == "Accept, Accept-Encoding"
+
+
+@settings(max_examples=60)
+@given(st.text(st.characters(max_codepoint=255)), st.text(st.characters(max_codepoint=255)))
+def test_garbage_headers_never_fail_a_scrape(accept: str, coding: str) -> None:
+    """Whatever stands in the headers, the answer is 200 with a page that parses."""
+    headers = [(b"accept", accept.encode("latin-1")), (b"accept-encoding", coding.encode("latin-1"))]
+    status, body = asyncio.run(raw(web_of(), headers))
+
+    assert status == 200
+    assert body.startswith((b"# HELP", b"\x1f\x8b"))
+
+
+async def raw(web: Web, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
+    """Call the app as a server would, with headers that no client library would send."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await web({"type": "http", "method": "GET", "path": "/metrics", "headers": headers}, None, send)
+    return sent[0]["status"], sent[1]["body"]
+
+
+def test_a_large_page_is_compressed_once_off_the_loop() -> None:
+    """Scrapers that come together share one compression, and get the page whole."""
+    store = Store()
+    accounts = tuple(User(f"user-{number:05}", number, 0, 0) for number in range(1000))
+    store.publish("demo", snapshot.with_top_users(Snapshot(), accounts, NOW))
+    web = web_of(store)
+
+    async def together() -> list[tuple[int, bytes]]:
+        return await asyncio.gather(*(raw(web, [(b"accept-encoding", b"gzip")]) for _ in range(5)))
+
+    bodies = [body for _, body in asyncio.run(together())]
+    assert bodies[0] is bodies[4]
+    assert b'user="user-00999"' in gzip.decompress(bodies[0])
+
+
+def test_health_names_what_stands_still() -> None:
+    """Healthy is 200 while the loops turn, and 503 with their names when not, twenty at most."""
+    assert ask(web_of(), "/-/healthy").status_code == 200
+
+    answer = ask(web_of(standing_still=lambda: [f"site-{n} /user/top" for n in range(30)]), "/-/healthy")
+    assert (503, 21) == (answer.status_code, len(answer.text.splitlines()))
+    assert "site-0 /user/top" in answer.text
+
+
+def test_ready_waits_for_the_listener() -> None:
+    """Ready is 503 until everything runs."""
+    assert ask(web_of(ready=lambda: False), "/-/ready").status_code == 503
+
+
+def test_reload_says_what_is_wrong() -> None:
+    """A good reload is 200, a bad one 400 with every problem."""
+    reload = reloading(["sites[0].name: missing"])
+    good, bad = web_of(reload=reloading([])), web_of(reload=reload)
+
+    assert ask(good, "/-/reload", "POST").status_code == 200
+    assert ask(bad, "/-/reload", "POST").status_code == 400
+    assert "sites[0].name: missing" in ask(bad, "/-/reload", "POST").text
+
+
+def reloading(problems: list[str]) -> Callable[[], Awaitable[list[str]]]:
+    async def reload() -> list[str]:
+        return problems
+
+    return reload
+
+
+def test_the_home_page_links_what_there_is() -> None:
+    """Every link of the home page answers."""
+    home = ask(web_of(), "/").text
+
+    assert {path for path in PATHS if f'href="{path}"' in home} == set(PATHS) - {"/"}
+
+
+def test_only_http_is_served() -> None:
+    """A websocket gets an error, not a page."""
+    with pytest.raises(ValueError, match="websocket"):
+        asyncio.run(web_of()({"type": "websocket"}, None, None))
+
+
+def page_after(path: str, document: object) -> dict[str, str]:
+    """Let an API answer with a document, poll it once, and return the page in both formats."""
+
+    async def play() -> dict[str, str]:
+        rig = Rig(parsed(poll={"history": {"interval": "1d"}}))
+        rig.api.answer = lambda _site, asked: reply(200, document if asked == path else None)
+        await rig.poller.once(rig.config, rig.client)
+        pages = {}
+        for format_ in Format:
+            headers = [(b"accept", format_.value.split(";")[0].encode())]
+            status, body = await raw(web_of(rig.store), headers)
+            assert status == 200
+            pages[format_.name] = body.decode()
+        return pages
+
+    return asyncio.run(play())
+
+
+def series_of(pages: dict[str, str]) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Parse both formats, which must agree; return their series."""
+    read = {
+        name: [
+            (sample.name, tuple(sorted(sample.labels.items())))
+            for family in (parse_text if name == "TEXT" else parse_openmetrics)(page)
+            for sample in family.samples
+            if not sample.name.startswith(("process_", "python_"))
+        ]
+        for name, page in pages.items()
+    }
+    assert read["TEXT"] == read["OPENMETRICS"]
+    return read["TEXT"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["/stats/payout", "/stats/history", "/user/top"]), json_values)
+def test_any_json_makes_a_page(path: str, document: object) -> None:
+    """Whatever JSON an endpoint answers, /metrics is 200, parses, and has no series or family twice."""
+    pages = page_after(path, document)
+
+    series = series_of(pages)
+    assert len(series) == len(set(series))
+    for page in pages.values():
+        types = [line for line in page.splitlines() if line.startswith("# TYPE ")]
+        assert len(types) == len(set(types))
+
+
+@settings(max_examples=100, deadline=None)
+@given(users)
+def test_any_user_makes_a_page(entries: list[object]) -> None:
+    """Any JSON string is a user's name: the page parses, and no user is there twice."""
+    pages = page_after("/user/top", {"success": True, "users": entries})
+
+    series = series_of(pages)
+    assert len(series) == len(set(series))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(json_values, max_size=6))
+def test_failures_never_exceed_polls(documents: list[object]) -> None:
+    """After any sequence of answers each endpoint has at most as many failures as polls."""
+
+    async def play() -> Snapshot:
+        rig = Rig(parsed())
+        rig.apply()
+        for document in documents:
+            rig.api.answer = lambda _site, _path, answer=document: reply(200, answer)
+            await rig.time.run(61)
+        await rig.poller.stop()
+        return rig.store["demo"]
+
+    for record in asyncio.run(play()).polling.values():
+        assert sum(record.failures.values()) <= record.polls
+
+
+def test_stale_users_leave_and_counters_stay() -> None:
+    """A site whose polls fail loses its values after stale_after; what was counted stays."""
+    store = Store()
+    known = snapshot.with_top_users(Snapshot(), (User("johnd", 5.0, 1.0, 2.0),), NOW)
+    store.publish("demo", snapshot.failed(known, Endpoint.TOP_USERS, at=WALL, reason="dns", next_poll=WALL))
+
+    def page(after: float) -> str:
+        later = Now(WALL + after, 1000.0 + after)
+        return ask(web_of(store, now=lambda: later), "/metrics").text
+
+    assert 'cryptoloot_user_hashes_total{site="demo",user="johnd"} 5.0' in page(300)
+    assert "cryptoloot_user_hashes_total{" not in page(301)
+    assert 'cryptoloot_tracked_user_hashes_total{site="demo"} 0.0' in page(301)
