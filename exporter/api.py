@@ -39,7 +39,8 @@ from exporter.model import Endpoint, Reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from exporter.config import Api, Secret
+    from exporter.config import Api
+    from exporter.secret import Secret
 
 T = TypeVar("T")
 

@@ -214,11 +214,14 @@ def _build(document: object, around: _Surroundings) -> Config:
     names = [UNSET if section is UNSET else section.get("name", UNSET) for section in sections]
     for index, first in _repeated(names):
         found.add(f"sites[{index}].name", f"the same name as sites[{first}].name: every site needs its own")
+    web = Web(**defaults(schema.WebSection) | given.get("web", {}))
+    if not web.sites_on_metrics:
+        _warn_idle(found, "web.sites_on_metrics", "sites are on /metrics all the same")
     config = Config(
         api=_api(given.get("api", {}), len(sections), found),
         sites=sites,
         users=_users(given.get("users", {}), around),
-        web=_web(given.get("web", {}), found),
+        web=web,
         warnings=tuple(found.warnings),
     )
     if found.problems:
@@ -239,10 +242,8 @@ def _api(given: dict[str, Any], sites: int, found: Findings) -> Api:
     slots = min(max(8, math.ceil(sites / 20)), 64)
     api = Api(**defaults(schema.ApiSection) | {"max_concurrency": slots} | given)
     if not (api.allow_insecure or _is_private(api.url) or found.has("api.allow_insecure")):
-        found.add(
-            "api.url",
-            "http:// would send the secrets in the clear: use https://, or set api.allow_insecure: true",
-        )
+        problem = "http:// would send the secrets in the clear: use https://, or set api.allow_insecure: true"
+        found.add("api.url", problem)
     return api
 
 
@@ -250,17 +251,9 @@ def _is_private(url: str) -> bool:
     """Whether nobody on the network can read the calls: TLS, or they stay on this host."""
     host = urlsplit(url).hostname or ""
     try:
-        loopback = ipaddress.ip_address(host).is_loopback
+        return url.startswith("https:") or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        loopback = host == "localhost"
-    return loopback or url.startswith("https:")
-
-
-def _web(given: dict[str, Any], found: Findings) -> Web:
-    web = Web(**defaults(schema.WebSection) | given)
-    if not web.sites_on_metrics:
-        _warn_idle(found, "web.sites_on_metrics", "sites are on /metrics all the same")
-    return web
+        return host == "localhost"
 
 
 def _warn_idle(found: Findings, path: str, instead: str) -> None:
@@ -319,9 +312,8 @@ def _poll(name: str, base: dict[str, Any], overrides: dict[str, Any], parent: st
             "so values would leave between two polls: set stale_after to a few intervals",
         )
     if overrides.get("max_row_age", math.inf) < 3 * 3600:
-        found.warn(
-            f"{path}.max_row_age", "below 3h: a settled row is up to 2h15m old by nature, values will flicker"
-        )
+        warning = "below 3h: a settled row is up to 2h15m old by nature, values will flicker"
+        found.warn(f"{path}.max_row_age", warning)
     if overrides.get("enabled"):
         _warn_idle(found, f"{path}.enabled", "/user/list is not polled yet")
     return kind(**values)
@@ -335,9 +327,8 @@ def _users(given: dict[str, Any], around: _Surroundings) -> Users:
     for key in keys:
         # Whoever gives a key believes that names are hashed: telling them late would be too late.
         if key in given and not around.found.has("users.names"):
-            around.found.add(
-                f"users.{key}", "a key is used with names: hmac only: set that, or remove the key"
-            )
+            problem = "a key is used with names: hmac only: set that, or remove the key"
+            around.found.add(f"users.{key}", problem)
     return Users(names, None)
 
 
@@ -346,41 +337,37 @@ def _secret(given: dict[str, Any], path: str, keys: tuple[str, ...], around: _Su
     found = around.found
     named = [key for key in keys if key in given or found.has(f"{path}.{key}")]
     if len(named) != 1:
-        what = "key" if path == "users" else "secret"
-        fault = f"{' and '.join(named)} are given" if named else f"no {what} is given"
+        none = "no key is given" if path == "users" else "no secret is given"
+        fault = f"{' and '.join(named)} are given" if named else none
         found.add(path, f"{fault}: give exactly one of {', '.join(keys)}")
     elif named[0] in given:
-        key = named[0]
+        key, value = named[0], given[named[0]]
         try:
-            return _source(key, given[key], f"{path}.{key}", around)
+            return _source(key, value, f"{path}.{key}", around)
         except ValueError as error:
-            found.add(f"{path}.{key}", str(error))
+            kind = key.rpartition("_")[2]
+            what = {"env": "environment variable named here", "file": "file named here"}.get(kind, "secret")
+            moved = kind == "file" and around.base / value != Path(value)
+            hint = " (sought from the config file's directory)" if moved else ""
+            found.add(f"{path}.{key}", f"the {what} {error}{hint}")
     return SecretSource(Secret(""))
 
 
 def _source(key: str, value: str, path: str, around: _Surroundings) -> SecretSource:
     """Read one secret. Raises ValueError that names neither the source nor its content."""
-    subject, hint = "the secret", ""
-    try:
-        if key.endswith("_env"):
-            subject = "the environment variable named here"
-            if value not in around.environ:
-                raise ValueError("is not set: set it where the exporter is started")  # noqa: TRY301
-            return SecretSource(clean(around.environ[value]), env=value)
-        if key.endswith("_file"):
-            file = around.base / value
-            subject = "the file named here"
-            hint = "" if file == Path(value) else " (sought from the config file's directory)"
-            secret, mode = read_secret(file)
-            if mode & 0o077:
-                wrong = f"others than the owner can reach the file (mode {mode:04o})"
-                around.found.warn(path, f"{wrong}: chmod 600 would stop them")
-            return SecretSource(secret, file=file)
-        wrong = "a secret in the config file is copied along with it"
-        around.found.warn(path, f"{wrong}: use secret_env or secret_file")
-        return SecretSource(clean(value))
-    except ValueError as error:
-        raise ValueError(f"{subject} {error}{hint}") from None
+    if key.endswith("_env"):
+        if value not in around.environ:
+            raise ValueError("is not set: set it where the exporter is started")
+        return SecretSource(clean(around.environ[value]), env=value)
+    if key.endswith("_file"):
+        secret, mode = read_secret(around.base / value)
+        if mode & 0o077:
+            warning = f"others than the owner can reach the file (mode {mode:04o}): chmod 600 would stop them"
+            around.found.warn(path, warning)
+        return SecretSource(secret, file=around.base / value)
+    warning = "a secret in the config file is copied along with it: use secret_env or secret_file"
+    around.found.warn(path, warning)
+    return SecretSource(clean(value))
 
 
 def masked(config: Config) -> str:

@@ -161,6 +161,7 @@ class Pages:
         self._store = store
         self._own = own
         self._sites: list[_Fragments] = []
+        self._families: list[tuple[Metric, bytes]] = []
         self._pages: dict[Format, bytes] = {}
         self._version = -1
         self._own_made = float("-inf")
@@ -191,6 +192,8 @@ class Pages:
         self._pages.clear()
         for site in self._sites:
             site.refresh(self._store[site.subject.name], now)
+        joined = [(metric, b"".join(site.of(metric) for site in self._sites)) for metric in SITE_METRICS]
+        self._families = [(metric, samples) for metric, samples in joined if samples]
         if aged:
             self._own_made = now.mono
             openmetrics = generate_openmetrics(self._own.registry).removesuffix(Format.OPENMETRICS.end)
@@ -198,17 +201,16 @@ class Pages:
                 Format.TEXT: generate_latest(self._own.registry),
                 Format.OPENMETRICS: openmetrics,
             }
+        self._measure()
+
+    def _measure(self) -> None:
+        """Note the size of the page as text; it is shown from the next page of our own metrics on."""
+        own = self._own_lines[Format.TEXT]
+        sizes = [len(header(metric, Format.TEXT)) + len(samples) for metric, samples in self._families]
+        self._own.page_bytes.set(sum(sizes) + len(own))
+        series = sum(samples.count(b"\n") for _, samples in self._families)
+        self._own.series.set(series + sum(not line.startswith(b"#") for line in own.splitlines()))
 
     def _assembled(self, format_: Format) -> bytes:
-        families = [(metric, [site.of(metric) for site in self._sites]) for metric in SITE_METRICS]
-        shown = [(metric, samples) for metric, samples in families if any(samples)]
-        parts = [b"".join([header(metric, format_), *samples]) for metric, samples in shown]
-        page = b"".join([*parts, self._own_lines[format_], format_.end])
-        text = len(page) - sum(
-            len(header(metric, format_)) - len(header(metric, Format.TEXT)) for metric, _ in shown
-        )
-        self._own.page_bytes.set(
-            text - len(format_.end) - len(self._own_lines[format_]) + len(self._own_lines[Format.TEXT])
-        )
-        self._own.series.set(page.count(b"\n") - page.count(b"\n#") - page.startswith(b"#"))
-        return page
+        parts = [part for metric, samples in self._families for part in (header(metric, format_), samples)]
+        return b"".join([*parts, self._own_lines[format_], format_.end])

@@ -1,7 +1,6 @@
-"""When what is polled, and the loops that do it: one task for each site and endpoint.
+"""The loops that poll: one task for each site and endpoint.
 
-`Schedule` is pure: seconds of the monotonic clock in, the next due time out. `Poller` owns the tasks. Clocks,
-randomness and `sleep` are arguments; `sleep` is awaited in one line.
+Clocks, randomness and `sleep` are arguments; `sleep` is awaited in one line.
 """
 
 from __future__ import annotations
@@ -9,11 +8,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from hashlib import sha256
-from math import floor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,94 +16,28 @@ import structlog
 
 from exporter import history, snapshot
 from exporter.api import PollError
-from exporter.config import SecretReader
 from exporter.history import Meaning
-from exporter.model import Endpoint, Reason
+from exporter.model import Endpoint
+from exporter.schedule import Schedule, first_due, phase, retry_after_seconds
+from exporter.secret import SecretReader
 from exporter.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
     from exporter.api import Client
-    from exporter.config import Config, Poll, Secret, Site
+    from exporter.config import Config, Poll, Site
     from exporter.metrics import ExporterMetrics
-    from exporter.model import History, Payout, Users
+    from exporter.model import History, Payout, Reason, Users
+    from exporter.secret import Secret
     from exporter.snapshot import Now, Store
 
 log = structlog.get_logger()
 
-LONGEST_BACKOFF = 300.0  # seconds, unless the interval is longer
-LONGEST_RETRY_AFTER = 3600.0
 SECRET_LOOK = 10.0  # seconds between looks at the secret file while its site is backed off
 RESTART_DELAY = 1.0  # seconds, doubled with every crash in a row
 LONGEST_RESTART_DELAY = 60.0
-STANDSTILL = (
-    60.0  # seconds a loop may be overdue, beyond its interval and the time-out, before it counts as dead
-)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When one endpoint of one site is due, in seconds of the monotonic clock.
-
-    Due times are phase + k * interval, so that lateness never shifts them; the phase is a hash of site and
-    endpoint, so that a thousand sites spread over the interval.
-    """
-
-    interval: float
-    stale_after: float
-    phase: float
-    failures: int = 0
-    retry_at: float = 0.0  # not before: the API asked for it
-
-    def grid(self, after: float) -> float:
-        """Return the first due time later than `after`."""
-        point = self.phase + floor((after - self.phase) / self.interval) * self.interval
-        while point <= after:  # once; twice when the division rounded down
-            point += self.interval
-        return point
-
-    def succeeded(self, began: float, now: float) -> tuple[Schedule, float]:
-        """Return the schedule and due time after a poll that began at `began` and succeeded at `now`."""
-        due = self.grid(now)
-        while self.failures and due < began + self.interval:  # the poll just made was off the grid
-            due += self.interval
-        return replace(self, failures=0, retry_at=0.0), due
-
-    def failed(self, reason: Reason, now: float, retry_after: float, jitter: float) -> tuple[Schedule, float]:
-        """Return the schedule and due time after a poll that failed at `now`; `jitter` is 0.8..1.2."""
-        failures = self.failures + 1
-        cap = max(self.interval, min(self.stale_after / 2, LONGEST_BACKOFF))
-        # 2 ** 60 intervals are longer than any cap; the exponent is bounded so that it stays a float.
-        delay = (
-            cap if reason is Reason.INVALID_SECRET else min(self.interval * 2.0 ** min(failures - 1, 60), cap)
-        )
-        retry_at = now + min(retry_after, LONGEST_RETRY_AFTER)
-        return replace(self, failures=failures, retry_at=retry_at), max(now + delay * jitter, retry_at)
-
-
-def phase(site: str, endpoint: Endpoint, interval: float) -> float:
-    """Spread the polls evenly over the interval by a hash of who and what."""
-    digest = sha256(f"{site}\0{endpoint}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64 * interval
-
-
-def first_due(place: int, polls: int, interval: float, now: float) -> float:
-    """Spread the first polls of a process, the `place`-th of so many, over a second and a bit."""
-    return now + place / polls * min(interval, 1 + 0.0025 * polls)
-
-
-def retry_after_seconds(header: str | None, wall: float) -> float:
-    """Read a Retry-After header, seconds or an HTTP date (RFC 9110, 10.2.3); 0 for none and for nonsense."""
-    if header is None:
-        return 0.0
-    if header.strip().isdecimal() and header.isascii():
-        return float(header)
-    try:
-        date = parsedate_to_datetime(header)
-    except ValueError:
-        return 0.0
-    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - wall)
+STANDSTILL = 60.0  # seconds overdue, beyond interval and time-out, after which a loop counts as dead
 
 
 class Slots:

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from exporter import __version__, api
 from exporter.api import Client, PollError
 from exporter.app import USER_AGENT
-from exporter.config import Secret
 from exporter.model import Endpoint, HistoryRow, Payout, Reason, User
+from exporter.secret import Secret
 from tests.conftest import parsed, required
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Reply(NamedTuple):
 class Server:
     """A server on loopback that gives each request the next reply, and the last one ever after.
 
-    A hasty one says its piece without waiting for a request.
+    A hasty one says its piece to whatever comes first, such as a TLS handshake.
     """
 
     def __init__(self, *replies: Reply, tls: ssl.SSLContext | None = None, hasty: bool = False) -> None:
@@ -109,7 +109,9 @@ class Server:
             await writer.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        if not self._hasty:
+        if self._hasty:
+            await reader.read(1 << 16)
+        else:
             self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"))
         self.asked.set()
         pieces, end = next(self._replies)

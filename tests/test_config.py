@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import os
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import config
-from exporter.config import ConfigError, Problem, Secret, SecretReader, SecretSource
+from exporter.config import ConfigError
+from exporter.model import Endpoint
+from exporter.schema import Problem
+from exporter.secret import Secret, SecretReader, SecretSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,9 +50,6 @@ def secret_file(path: Path, text: str = CANARY) -> Path:
     path.write_text(text, newline="")
     path.chmod(0o600)
     return path
-
-
-# ------------------------------------------------------------------------------------------------ the museum
 
 
 @pytest.mark.parametrize("path", MUSEUM, ids=lambda path: path.stem)
@@ -123,9 +119,6 @@ def test_an_alias_of_itself_is_no_trap(tmp_path: Path) -> None:
     assert "sites[0] (line 1): expected a mapping, got a list" == str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------ meaning
-
-
 def test_defaults_are_those_of_the_contract() -> None:
     """A file with one site and nothing else means the contract's defaults."""
     expected = config.Config(
@@ -137,11 +130,11 @@ def test_defaults_are_those_of_the_contract() -> None:
                 "XMR",
                 (),
                 config.Polls(
-                    config.PayoutPoll(60.0, 300.0),
+                    config.Poll(60.0, 300.0),
                     config.HistoryPoll(300.0, 1500.0, 14_400.0),
                     config.TopUsersPoll(60.0, 300.0, 128, "total"),
                     config.AllUsersPoll(900.0, 4500.0, enabled=False, page_size=4096, max_pages=10_000),
-                    config.BalancesPoll(300.0, 1500.0),
+                    config.Poll(300.0, 1500.0),
                 ),
             ),
         ),
@@ -158,14 +151,6 @@ def test_shipped_example_means_the_defaults() -> None:
     expected = parse([site("my-site")])
 
     assert expected == config.load(ROOT / "config.yaml", ENVIRON)
-
-
-def test_every_default_is_valid_as_msgspec_reads_it() -> None:
-    """The structs are the schema: msgspec takes the shipped example, and a schema comes out of them."""
-    document = yaml.safe_load((ROOT / "config.yaml").read_text())
-
-    assert msgspec.convert(document, config.ConfigFile).sites[0].name == "my-site"
-    assert msgspec.json.schema(config.ConfigFile)["$defs"]["ApiSection"]["additionalProperties"] is False
 
 
 @pytest.mark.parametrize(("sites", "slots"), [(1, 8), (160, 8), (161, 9), (400, 20), (1280, 64), (3000, 64)])
@@ -209,7 +194,7 @@ def test_stale_after_is_five_intervals_unless_given(
     """The default follows the interval in force; a stale_after of either level stays, the site's first."""
     loaded = parse([site(poll={"payout": override})], poll={"payout": section})
 
-    assert config.PayoutPoll(interval, stale_after) == loaded.sites[0].polls.payout
+    assert config.Poll(interval, stale_after) == loaded.sites[0].polls.payout
 
 
 def test_a_fault_is_reported_at_one_level_only() -> None:
@@ -239,16 +224,21 @@ def test_empty_sections_and_lists_are_as_absent() -> None:
     assert parse() == parse([site(watch_users=None, poll=None)], api=None, poll={"payout": None}, web=None)
 
 
-def test_lines_are_those_of_the_nearest_known_path() -> None:
-    """`parse` takes lines from its caller; a path without one has that of the nearest above it."""
+def test_problems_are_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Problems come by line, whatever was checked first; what is missing has the line above it."""
+    path = tmp_path / "config.yaml"
+    path.write_text("api: {timeout: 1}\nusers: {names: hmac}\nsites:\n  - {name: a}\n")
+
     with pytest.raises(ConfigError) as caught:
-        config.parse({"sites": [{"name": "a"}], "api": 1}, {}, lines={"sites": 4})
+        config.load(path, {})
 
-    assert ("sites[0]", 4) == (caught.value.problems[0].path, caught.value.problems[0].line)
-    assert "api: expected a mapping, got a number" == str(caught.value.problems[1])
+    places = [(problem.path, problem.line) for problem in caught.value.problems]
+    assert [("api.timeout", 1), ("users", 2), ("sites[0]", 4)] == places
 
 
-# ------------------------------------------------------------------------------------------------ URLs
+def test_without_lines_problems_have_none() -> None:
+    """A plain mapping has no lines, so its problems are paths alone."""
+    assert ["api: expected a mapping, got a number"] == problems(api=1)
 
 
 @pytest.mark.parametrize(
@@ -315,9 +305,6 @@ def test_host_never_shows_user_or_password() -> None:
     assert api.host == "example.org:8443"
 
 
-# -------------------------------------------------------------------------------- no file, other files
-
-
 def load_absent(directory: Path, environ: dict[str, str], *, explicit: bool = False) -> config.Config:
     return config.load(directory / "config.yaml", environ, explicit=explicit)
 
@@ -358,14 +345,10 @@ def test_without_a_file_a_bad_secret_file_names_the_variable(tmp_path: Path) -> 
     assert "CRYPTOLOOT_SECRET_FILE" == caught.value.problems[0].path
 
 
-def test_without_file_and_environment_both_ways_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_file_and_environment_both_ways_are_told(tmp_path: Path) -> None:
     """The text says what was looked for, and both things that can be done."""
-    monkeypatch.chdir(tmp_path)
-
     with pytest.raises(ConfigError) as caught:
-        config.load(None, {"CRYPTOLOOT_SECRET": ""})
+        load_absent(tmp_path, {"CRYPTOLOOT_SECRET": ""})
 
     assert all(word in str(caught.value) for word in ("config.yaml:", "--config.file", "CRYPTOLOOT_SECRET"))
 
@@ -393,9 +376,6 @@ def test_relative_secret_files_start_at_the_config_file(tmp_path: Path) -> None:
 
     assert SecretSource(Secret(CANARY), file=path) == loaded.sites[0].secret
     assert () == loaded.warnings
-
-
-# ------------------------------------------------------------------------------------------------ warnings
 
 
 def test_an_inline_secret_is_warned_about() -> None:
@@ -428,123 +408,46 @@ def test_secret_files_open_to_others_are_warned_about(tmp_path: Path, mode: int,
     assert count == len(loaded.warnings)
 
 
-# ------------------------------------------------------------------------------------------------ secrets
+def test_walking_all_users_is_said_to_have_no_effect_yet() -> None:
+    """`all_users.enabled: true` is warned about once, at the level that says so; false is not."""
+    base = parse([site(), site("b")], poll={"all_users": {"enabled": True}})
+    override = parse([site(), site("b", poll={"all_users": {"enabled": True}})])
+    off = parse([site(poll={"all_users": {"enabled": False}})])
+
+    text = "enabled: has no effect in this version: /user/list is not polled yet"
+    assert (f"poll.all_users.{text}",) == base.warnings
+    assert (f"sites[1].poll.all_users.{text}",) == override.warnings
+    assert () == off.warnings
 
 
-def test_a_secret_shows_as_a_constant_mask() -> None:
-    """repr, str, format and f-strings show the same mask, whatever the secret and the format spec."""
-    secret = Secret(CANARY)
+def test_watching_users_is_said_to_have_no_effect_yet() -> None:
+    """Each site that names users to watch is warned about once; an empty list is not."""
+    loaded = parse([site(watch_users=["ann", "bob"]), site("b", watch_users=[])])
 
-    assert {"**********"} == {
-        repr(secret),
-        str(secret),
-        f"{secret}",
-        f"{secret:>40}",
-        format(Secret("x"), "d"),
+    text = "has no effect in this version: /user/balance is not polled yet"
+    assert (f"sites[0].watch_users: {text}",) == loaded.warnings
+
+
+def test_sites_off_metrics_is_said_to_have_no_effect_yet() -> None:
+    """`sites_on_metrics: false` is warned about; true is not."""
+    off, on = (parse(web={"sites_on_metrics": value}) for value in (False, True))
+
+    text = "has no effect in this version: sites are on /metrics all the same"
+    assert (f"web.sites_on_metrics: {text}",) == off.warnings
+    assert () == on.warnings
+
+
+def test_only_what_this_version_polls_is_active() -> None:
+    """Payout, history and top users are polled, whatever else is enabled or watched."""
+    loaded = parse([site(watch_users=["ann"])], poll={"all_users": {"enabled": True}}).sites[0]
+
+    polls = loaded.polls
+    expected = {
+        Endpoint.PAYOUT: polls.payout,
+        Endpoint.HISTORY: polls.history,
+        Endpoint.TOP_USERS: polls.top_users,
     }
-
-
-def test_a_secret_compares_by_value_and_is_revealed_on_demand() -> None:
-    """Equality and hash are those of the value, and never those of a plain string."""
-    secret = Secret(CANARY)
-
-    assert CANARY == secret.reveal()
-    assert {Secret(CANARY)} == {secret, copy.deepcopy(secret), copy.copy(secret)}
-    assert secret not in (CANARY, Secret("other"))
-
-
-def test_a_secret_does_not_slip_out() -> None:
-    """It is neither pickled nor iterated, nor has it a __dict__ or a length."""
-    secret = Secret(CANARY)
-
-    leaks: list[Callable[[Any], object]] = [pickle.dumps, list, len, vars, lambda value: value.__getstate__()]
-    for leak in leaks:
-        with pytest.raises(TypeError) as caught:
-            leak(secret)
-        assert CANARY not in str(caught.value)
-
-
-@pytest.mark.parametrize("text", [f"{CANARY}\n", f"{CANARY} \t\r\n\n", f"\ufeff{CANARY}", CANARY])
-def test_what_editors_add_to_a_secret_file_is_stripped(tmp_path: Path, text: str) -> None:
-    """Spaces, tabs, CR and LF at the end and a byte order mark are not the secret."""
-    source = SecretSource(Secret("old"), file=secret_file(tmp_path / "secret", text))
-
-    assert Secret(CANARY) == SecretReader(source).current()
-
-
-def test_a_rotated_secret_file_is_read_again(tmp_path: Path) -> None:
-    """A file of another stamp is seen by changed(), read by current(), and then no longer changed."""
-    path = secret_file(tmp_path / "secret")
-    reader = SecretReader(SecretSource(Secret(CANARY), file=path))
-    before = reader.changed()
-    secret_file(path, "rotated-4712")
-
-    assert (False, True) == (before, reader.changed())
-    assert (Secret("rotated-4712"), False) == (reader.current(), reader.changed())
-
-
-def test_a_replaced_file_of_the_same_time_and_size_is_read_again(tmp_path: Path) -> None:
-    """A rename over the file shows in the inode even where mtime and size are the same."""
-    path, other = secret_file(tmp_path / "secret", "aaaa"), secret_file(tmp_path / "other", "bbbb")
-    reader = SecretReader(SecretSource(Secret("aaaa"), file=path))
-    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
-    other.rename(path)
-
-    assert Secret("bbbb") == reader.current()
-
-
-def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
-    """Same mtime, inode and size: the stat is all that is done."""
-    path = secret_file(tmp_path / "secret", "aaaa")
-    reader = SecretReader(SecretSource(Secret("aaaa"), file=path))
-    status = path.stat()
-    path.write_text("bbbb")
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-    assert Secret("aaaa") == reader.current()
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (None, "cannot be read: No such file or directory"),
-        (b" \n", "is empty"),
-        (b"canary-4711\xff", "is not UTF-8"),
-        (b"canary-4711\nsecond", "holds a line break"),
-        (b"canary-4711" * 400, "is longer than 4096 bytes"),
-    ],
-)
-def test_a_bad_secret_file_keeps_the_last_good_secret(
-    tmp_path: Path, content: bytes | None, reason: str
-) -> None:
-    """Missing, empty or odd: the last good secret stays, the problem says why, and goes when it is mended."""
-    path = secret_file(tmp_path / "secret")
-    reader = SecretReader(SecretSource(Secret(CANARY), file=path))
-    path.unlink() if content is None else path.write_bytes(content)
-
-    assert Secret(CANARY) == reader.current()
-    assert reason in str(reader.problem)
-    assert CANARY not in str(reader.problem)
-    assert not reader.changed()
-
-    secret_file(path, "mended-4712")
-    assert (Secret("mended-4712"), None) == (reader.current(), reader.problem)
-
-
-def test_a_pipe_in_place_of_a_secret_does_not_block(tmp_path: Path) -> None:
-    """A FIFO nobody writes to is refused at once."""
-    os.mkfifo(tmp_path / "secret")
-
-    reader = SecretReader(SecretSource(Secret(CANARY), file=tmp_path / "secret"))
-
-    assert "is not a regular file" in str(reader.problem)
-
-
-def test_secrets_of_other_sources_are_constant() -> None:
-    """A secret of the environment or the config never changes while the process runs."""
-    reader = SecretReader(SecretSource(Secret(CANARY), env="X"))
-
-    assert (Secret(CANARY), False, None) == (reader.current(), reader.changed(), reader.problem)
+    assert expected == loaded.active_polls()
 
 
 def test_no_secret_shows_anywhere() -> None:
@@ -559,80 +462,6 @@ def test_no_secret_shows_anywhere() -> None:
     shown = f"{loaded!r} {loaded} {loaded.warnings} {config.masked(loaded)} {reader!r} {reader.current()}"
 
     assert CANARY not in shown
-
-
-# -------------------------------------------------------------------------------- durations, sizes
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("500ms", 0.5), ("30s", 30.0), ("1m30s", 90.0), ("1h", 3600.0), ("1y1w1d", 32_227_200.0), ("0s", 0.0)],
-)
-def test_durations_are_read_as_prometheus_writes_them(text: str, seconds: float) -> None:
-    """Units from y to ms, the larger first, each once."""
-    assert seconds == config.parse_duration(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "1", "s", "1 s", "1s\n", "30s1m", "1s1s", "-1s", "1.5h", "1S", "\u0661s", "101y"]
-)
-def test_other_durations_are_refused(text: str) -> None:
-    """Anything else raises ValueError, with an example or the bound."""
-    with pytest.raises(ValueError, match="expected a duration"):
-        config.parse_duration(text)
-
-
-@given(st.integers(min_value=0, max_value=config._LONGEST))
-def test_durations_round_trip(milliseconds: int) -> None:
-    """What format_duration writes, parse_duration reads as the same number."""
-    seconds = milliseconds / 1000
-
-    assert seconds == config.parse_duration(config.format_duration(seconds))
-
-
-@given(st.text())
-def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
-    """parse_duration raises nothing but ValueError."""
-    try:
-        seconds = config.parse_duration(text)
-    except ValueError:
-        return
-
-    assert seconds >= 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(90.0, "1m30s"), (0.0, "0s"), (0.25, "250ms"), (86_401, "1d1s")]
-)
-def test_durations_are_written_for_people(seconds: float, text: str) -> None:
-    """The largest units first, units of zero left out."""
-    assert text == config.format_duration(seconds)
-
-
-@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
-def test_impossible_durations_are_not_written(seconds: float) -> None:
-    """Negative and non-finite seconds raise ValueError."""
-    with pytest.raises(ValueError, match="finite number"):
-        config.format_duration(seconds)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("16MiB", 16 << 20), ("1GiB", 1 << 30), ("2KiB", 2048), ("7B", 7), ("1000", 1000), (5, 5)],
-)
-def test_sizes_are_read_in_binary_units(text: str | int, size: int) -> None:
-    """B, KiB, MiB, GiB, or plain bytes."""
-    assert size == config.parse_size(text)
-
-
-@pytest.mark.parametrize("text", ["16MB", "16 MiB", "-1", "", "1.5MiB", -1, True, 1.5, None])
-def test_other_sizes_are_refused(text: Any) -> None:
-    """Decimal units, fractions, signs and other types raise ValueError."""
-    with pytest.raises(ValueError, match="expected a size"):
-        config.parse_size(text)
-
-
-# ------------------------------------------------------------------------------------------------ masked
 
 
 def test_masked_reads_back_as_the_same(tmp_path: Path) -> None:
@@ -671,8 +500,6 @@ def test_masked_shows_a_shard_without_sites() -> None:
 
     assert [] == yaml.safe_load(config.masked(loaded))["sites"]
 
-
-# -------------------------------------------------------------------------------- any document
 
 WORDS = (
     "sites name secret secret_env secret_file api url timeout poll payout interval stale_after top_users "
@@ -717,13 +544,3 @@ def test_any_document_is_a_config_or_a_config_error(document: object) -> None:
 
     assert isinstance(result, config.Config) or result
     assert CANARY not in str(result)
-
-
-@given(st.binary() | st.text("abc:-&*!?{}[]<>'\"# \n\t\\0%|,").map(str.encode))
-def test_any_bytes_are_a_document_or_a_config_error(data: bytes) -> None:
-    """Whatever the bytes of the file, reading them yields a document or at least one problem."""
-    found = config._Findings(root="config.yaml")
-
-    result = outcome(lambda: config._load_yaml(data, found))
-
-    assert result != ()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 import pytest
@@ -24,6 +24,7 @@ from exporter.model import Endpoint, Reason
 from tests.conftest import REPOSITORY
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
@@ -78,8 +79,7 @@ UNREACHED = {
 class Api(socketserver.ThreadingTCPServer):
     """An API that fails for /user/top in the way of the site's name, which its secret tells."""
 
-    daemon_threads = False
-    block_on_close = True
+    request_queue_size = 128  # all sites come within a second
 
     def __init__(self) -> None:
         self.over = threading.Event()
@@ -91,10 +91,10 @@ class Handler(socketserver.StreamRequestHandler):
     timeout = DEADLINE
 
     def handle(self) -> None:
-        line = self.rfile.readline(8192).decode("latin-1").split(" ")
-        if len(line) != 3:
-            self.wfile.write(message(HTML, 400))  # a TLS handshake
+        if cast("io.BufferedReader", self.rfile).peek(1)[:1] != b"G":  # no GET but a TLS handshake
+            self.wfile.write(message(HTML, 400))
             return
+        line = self.rfile.readline(8192).decode("latin-1").split(" ")
         while self.rfile.readline(8192).strip():
             pass
         target = urlsplit(line[1])
@@ -179,7 +179,7 @@ class Program(NamedTuple):
 def exporting(directory: Path, url: str, sites: list[str]) -> Iterator[Program]:
     """Run the program against this API, all intervals a second, and let it say all it has to say."""
     document: Mapping[str, Any] = {
-        "api": {"url": url, "timeout": "1s", "max_response_bytes": "64KiB", "allow_insecure": True},
+        "api": {"url": url, "timeout": "2s", "max_response_bytes": "64KiB", "allow_insecure": True},
         "sites": [{"name": site, "secret_env": f"SECRET_{site}"} for site in sites],
         "poll": {name: {"interval": "1s"} for name in ("payout", "history", "top_users")},
     }
