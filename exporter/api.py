@@ -28,8 +28,9 @@ import asyncio
 import socket
 import ssl
 import zlib
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
 import httpx
 
@@ -182,23 +183,50 @@ _CODES = {
 }
 
 
+class Unusable(Exception):
+    """A client that cannot be made: the environment's proxies or certificates are not what they should be."""
+
+
+class _Answer(NamedTuple):
+    """What came back; a body that could not be read is empty, and `unread` says why."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+    unread: BadBody | None = None
+
+
 class Client:
     """Calls of the read endpoints. Every method raises PollError, and nothing else.
 
-    `transport` replaces the network in tests.
+    `transport` replaces the network in tests. Raises Unusable when the environment does not let it be made.
     """
 
     def __init__(self, api: Api, user_agent: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._api = api
-        self._http = httpx.AsyncClient(
-            transport=transport,
-            headers={"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "gzip"},
-            timeout=None,  # noqa: S113 - the whole call has one: httpx' own start anew with every byte
-            follow_redirects=False,
-            trust_env=api.proxy == "environment",
-            verify=httpx.create_ssl_context(),  # certifi's roots, or SSL_CERT_FILE's
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # kept ones would mix up the sites
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=api.max_concurrency),
+        try:
+            self._http = httpx.AsyncClient(
+                transport=transport,
+                headers={"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "gzip"},
+                # The whole call has its time-out: httpx' own begin anew with every byte. Only its own for the
+                # connection closes the socket of a handshake that hangs, and so has to come first.
+                timeout=httpx.Timeout(None, connect=0.9 * api.timeout),
+                follow_redirects=False,
+                event_hooks={"response": [_forget_location]},
+                trust_env=api.proxy == "environment",
+                verify=httpx.create_ssl_context(),  # certifi's roots, or SSL_CERT_FILE's
+                cookies=CookieJar(
+                    DefaultCookiePolicy(allowed_domains=[])
+                ),  # kept ones would mix up the sites
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=api.max_concurrency),
+            )
+        except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
+            problem = type(error).__name__
+        else:
+            return
+        raise Unusable(
+            f"no HTTP client can be made ({problem}): look at SSL_CERT_FILE and SSL_CERT_DIR, and with "
+            "api.proxy: environment at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
         )
 
     async def close(self) -> None:
@@ -221,39 +249,54 @@ class Client:
     async def _call(
         self, endpoint: Endpoint, secret: Secret, parameters: Mapping[str, str], decode: Callable[[bytes], T]
     ) -> T:
-        status, headers, body = await self._fetch(endpoint, {**parameters, "secret": secret.reveal()})
-        fault = _refusal(endpoint, status, body)
+        answer = await self._fetch(endpoint, {**parameters, "secret": secret.reveal()})
+        fault = _refusal(endpoint, answer)
         if fault is None:
             try:
-                return decode(body)
+                return decode(answer.body)
             except model.Refused as error:
                 fault = _api_error(endpoint, error.code)
             except model.NotJson as error:
                 fault = InvalidJson(str(error))
             except model.WrongShape as error:
                 fault = InvalidResponse(str(error))
-        fault.retry_after = headers.get("retry-after", "")[:RETRY_AFTER_LENGTH] or None
+        fault.retry_after = answer.headers.get("retry-after", "")[:RETRY_AFTER_LENGTH] or None
         raise fault
 
-    async def _fetch(
-        self, endpoint: Endpoint, parameters: Mapping[str, str]
-    ) -> tuple[int, httpx.Headers, bytes]:
-        fault: PollError
+    async def _fetch(self, endpoint: Endpoint, parameters: Mapping[str, str]) -> _Answer:
         try:
-            async with (
-                asyncio.timeout(self._api.timeout),
-                self._http.stream("GET", self._api.url + endpoint, params=parameters) as response,
-            ):
-                return response.status_code, response.headers, await self._body(response)
-        except PollError as error:
-            fault = error.with_traceback(None)
+            async with asyncio.timeout(self._api.timeout):
+                return await self._read(await self._sent(self._api.url + endpoint, parameters))
         except (TimeoutError, httpx.TimeoutException):
-            fault = Timeout(f"no whole answer within {self._api.timeout:g} s")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            fault: PollError = Timeout(f"no whole answer within {self._api.timeout:g} s")
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
             fault = _unreached(error)
         # Raised here, outside the except block: the original, which holds the URL and so the secret, would
         # else be its context.
         raise fault
+
+    async def _sent(self, url: str, parameters: Mapping[str, str]) -> httpx.Response:
+        """Send a request; one on a kept connection that the server has meanwhile closed is sent again."""
+        kept = self._api.max_concurrency  # how many such connections there may be
+        while True:
+            opened: list[str] = []
+            request = self._http.build_request(
+                "GET", url, params=parameters, extensions={"trace": partial(_trace, opened)}
+            )
+            try:
+                return await self._http.send(request, stream=True)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                kept -= 1
+                if opened or kept < 0:
+                    raise
+
+    async def _read(self, response: httpx.Response) -> _Answer:
+        try:
+            return _Answer(response.status_code, response.headers, await self._body(response))
+        except BadBody as error:  # the status and Retry-After count all the same
+            return _Answer(response.status_code, response.headers, b"", error.with_traceback(None))
+        finally:
+            await response.aclose()
 
     async def _body(self, response: httpx.Response) -> bytes:
         """Read the body as it comes, and inflate it here: httpx would inflate a chunk without bound."""
@@ -303,11 +346,23 @@ class _Inflater:
         return bytes(inflated)
 
 
-def _refusal(endpoint: Endpoint, status: int, body: bytes) -> PollError | None:
-    """Return why an answer is none by its `error` and status, in the contract's order; None for a 2xx."""
+async def _trace(opened: list[str], event: str, _info: object) -> None:
+    """Note that a connection is opened for the request; httpcore tells (its trace extension)."""
+    if event.startswith("connection."):
+        opened.append(event)
+
+
+async def _forget_location(response: httpx.Response) -> None:
+    """Drop what httpx parses though it follows no redirect, and fails over when it is no URL."""
+    response.headers.pop("location", None)
+
+
+def _refusal(endpoint: Endpoint, answer: _Answer) -> PollError | None:
+    """Return why an answer is none, in the contract's order: `error`, status, body; None to decode it."""
+    status = answer.status
     if 200 <= status < 300:  # noqa: PLR2004 - HTTP's own classes
-        return None
-    code = model.error_code(body)
+        return answer.unread
+    code = model.error_code(answer.body)
     if code is not None:
         return _api_error(endpoint, code)
     if status == httpx.codes.TOO_MANY_REQUESTS:
@@ -326,7 +381,7 @@ def _api_error(endpoint: Endpoint, code: str) -> PollError:
 
 def _unreached(error: Exception) -> PollError:
     causes = list(_chain(error))
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
+    if any(isinstance(cause, socket.gaierror | httpx.InvalidURL | UnicodeError) for cause in causes):
         return DnsFailed("the host name of api.url cannot be resolved")
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from exporter import __version__, log
-from exporter.api import Client
+from exporter.api import Client, Unusable
 from exporter.config import ConfigError
 from exporter.exposition import Format, Pages
 from exporter.metrics import ExporterMetrics, subject
 from exporter.poller import Clock, Poller
+from exporter.schema import Problem
 from exporter.server import HealthSocket, Server, address_of, listen
 from exporter.snapshot import Now, Store
 from exporter.web import Hooks, Web
@@ -100,19 +101,20 @@ class App:
         """Load the config and begin to poll, without a listener. Raises ConfigError."""
         config = self._load()
         logger.info("starting", version=__version__, sites=len(config.sites))
-        self._apply(config, Client(config.api, USER_AGENT, self._transport))
+        self._apply(config, self._made(config))
 
     async def reload(self) -> list[str]:
         """Take a changed config; return why not when it is refused, and everything stays as it was."""
         async with self._reloading:
             try:
                 config = self._load()
+                same = config.api == self._config.api
+                client = self._client if same else self._made(config)
             except ConfigError as error:
+                problems = [str(problem) for problem in error.problems]
                 self._own.reload_successful.set(0)
-                logger.error("reload_failed", problems=[str(problem) for problem in error.problems])  # noqa: TRY400 - the problems are the whole story
-                return [str(problem) for problem in error.problems]
-            same = config.api == self._config.api
-            client = self._client if same else Client(config.api, USER_AGENT, self._transport)
+                logger.error("reload_failed", problems=problems)  # noqa: TRY400 - they are the whole story
+                return problems
             if not same:
                 self._retire(self._client, self._config.api.timeout)
             self._apply(config, client)
@@ -140,6 +142,12 @@ class App:
         self._poller.apply(config, client)
         self._pages.show([subject(config, site) for site in config.sites])
         self._own.loaded(self._clock.now().wall)
+
+    def _made(self, config: Config) -> Client:
+        try:
+            return Client(config.api, USER_AGENT, self._transport)
+        except Unusable as error:
+            raise ConfigError([Problem("api", str(error))]) from None
 
     def _retire(self, client: Client, timeout: float) -> None:
         """Close a client when the calls in flight on it have ended, at the latest after their time-out."""

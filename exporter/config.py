@@ -27,12 +27,13 @@ from exporter.secret import MASK, Secret, SecretSource, clean, read_secret
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+_IDLE = "has no effect in this version"
+
 
 class ConfigError(Exception):
-    """A configuration that cannot be used; `problems` holds every fault, in the order of the file."""
+    """A configuration that cannot be used; `problems` holds every fault, by line, those without one last."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        # What has no line comes last.
         self.problems = tuple(sorted(problems, key=lambda problem: problem.line or math.inf))
         super().__init__("\n".join(map(str, self.problems)))
 
@@ -161,7 +162,7 @@ def load(path: Path, environ: Mapping[str, str], *, explicit: bool = True) -> Co
         problem = f"cannot be read: {error.strerror}"
     else:
         found = Findings({"": path.name})
-        return _build(schema.load_yaml(data, found), _Surroundings(environ, path.parent, found))
+        return _build(schema.load_yaml(data, found), _Around(environ, path.parent, found))
     raise ConfigError([Problem(path.name, problem)])
 
 
@@ -180,7 +181,7 @@ def _load_environment(missing: str, environ: Mapping[str, str]) -> Config:
     if "secret_file" in given:
         given = {"secret_file": environ["CRYPTOLOOT_SECRET_FILE"]}
     found = Findings({f"sites[0].{key}": name for key, name in names.items()})
-    return _build({"sites": [{"name": "default", **given}]}, _Surroundings(environ, Path(), found))
+    return _build({"sites": [{"name": "default", **given}]}, _Around(environ, Path(), found))
 
 
 def parse(document: object, environ: Mapping[str, str]) -> Config:
@@ -188,26 +189,26 @@ def parse(document: object, environ: Mapping[str, str]) -> Config:
 
     Relative secret files are sought from the working directory. Raises ConfigError, with every problem.
     """
-    return _build(document, _Surroundings(environ, Path(), Findings({"": "config"})))
+    return _build(document, _Around(environ, Path(), Findings({"": "config"})))
 
 
 @dataclass(frozen=True)
-class _Surroundings:
+class _Around:
     environ: Mapping[str, str]
     base: Path
     found: Findings
 
 
-def _build(document: object, around: _Surroundings) -> Config:
+def _build(document: object, around: _Around) -> Config:
     found = around.found
     given = schema.read(document, schema.ConfigFile, "", found)
     if given is UNSET:
         raise ConfigError(found.problems)
     sections = given.get("sites", [])
     base = given.get("poll", {})
-    common = _polls({}, base, "poll", found)
+    _polls({}, base, "poll", found)  # for its faults, told once for all sites
     sites = tuple(
-        _site(section, base, common, f"sites[{index}]", around)
+        _site(section, base, f"sites[{index}]", around)
         for index, section in enumerate(sections)
         if section is not UNSET
     )
@@ -216,7 +217,7 @@ def _build(document: object, around: _Surroundings) -> Config:
         found.add(f"sites[{index}].name", f"the same name as sites[{first}].name: every site needs its own")
     web = Web(**defaults(schema.WebSection) | given.get("web", {}))
     if not web.sites_on_metrics:
-        _warn_idle(found, "web.sites_on_metrics", "sites are on /metrics all the same")
+        found.warn("web.sites_on_metrics", f"{_IDLE}: sites are on /metrics all the same")
     config = Config(
         api=_api(given.get("api", {}), len(sections), found),
         sites=sites,
@@ -256,26 +257,19 @@ def _is_private(url: str) -> bool:
         return host == "localhost"
 
 
-def _warn_idle(found: Findings, path: str, instead: str) -> None:
-    found.warn(path, f"has no effect in this version: {instead}")
-
-
-def _site(
-    given: dict[str, Any], base: dict[str, Any], common: Polls, path: str, around: _Surroundings
-) -> Site:
+def _site(given: dict[str, Any], base: dict[str, Any], path: str, around: _Around) -> Site:
     found = around.found
-    overrides = given.get("poll", {})
     users = given.get("watch_users", [])
     for index, first in _repeated(users):
         found.add(f"{path}.watch_users[{index}]", f"the same user as {path}.watch_users[{first}]")
     if users:
-        _warn_idle(found, f"{path}.watch_users", "/user/balance is not polled yet")
+        found.warn(f"{path}.watch_users", f"{_IDLE}: /user/balance is not polled yet")
     return Site(
         name=given.get("name", ""),
         secret=_secret(given, path, ("secret_env", "secret_file", "secret"), around),
         currency=given.get("currency", defaults(schema.SiteSection)["currency"]),
         watch_users=tuple(user for user in users if user is not UNSET),
-        polls=_polls(base, overrides, f"{path}.poll", found) if overrides else common,
+        polls=_polls(base, given.get("poll", {}), f"{path}.poll", found),
     )
 
 
@@ -315,11 +309,11 @@ def _poll(name: str, base: dict[str, Any], overrides: dict[str, Any], parent: st
         warning = "below 3h: a settled row is up to 2h15m old by nature, values will flicker"
         found.warn(f"{path}.max_row_age", warning)
     if overrides.get("enabled"):
-        _warn_idle(found, f"{path}.enabled", "/user/list is not polled yet")
+        found.warn(f"{path}.enabled", f"{_IDLE}: /user/list is not polled yet")
     return kind(**values)
 
 
-def _users(given: dict[str, Any], around: _Surroundings) -> Users:
+def _users(given: dict[str, Any], around: _Around) -> Users:
     keys = ("names_key_env", "names_key_file")
     names = given.get("names", defaults(schema.UsersSection)["names"])
     if names == "hmac":
@@ -332,12 +326,12 @@ def _users(given: dict[str, Any], around: _Surroundings) -> Users:
     return Users(names, None)
 
 
-def _secret(given: dict[str, Any], path: str, keys: tuple[str, ...], around: _Surroundings) -> SecretSource:
+def _secret(given: dict[str, Any], path: str, keys: tuple[str, ...], around: _Around) -> SecretSource:
     """Read the secret that exactly one of the keys names; what is wrong with it is found, not raised."""
     found = around.found
     named = [key for key in keys if key in given or found.has(f"{path}.{key}")]
     if len(named) != 1:
-        none = "no key is given" if path == "users" else "no secret is given"
+        none = f"no {'key' if path == 'users' else 'secret'} is given"
         fault = f"{' and '.join(named)} are given" if named else none
         found.add(path, f"{fault}: give exactly one of {', '.join(keys)}")
     elif named[0] in given:
@@ -353,7 +347,7 @@ def _secret(given: dict[str, Any], path: str, keys: tuple[str, ...], around: _Su
     return SecretSource(Secret(""))
 
 
-def _source(key: str, value: str, path: str, around: _Surroundings) -> SecretSource:
+def _source(key: str, value: str, path: str, around: _Around) -> SecretSource:
     """Read one secret. Raises ValueError that names neither the source nor its content."""
     if key.endswith("_env"):
         if value not in around.environ:
@@ -392,8 +386,7 @@ def masked(config: Config) -> str:
 
 
 def _site_document(site: Site, common: Polls) -> dict[str, Any]:
-    secret = site.secret
-    source = {"secret_env": secret.env, "secret_file": secret.file and str(secret.file)}
+    source = {"secret_env": site.secret.env, "secret_file": site.secret.file and str(site.secret.file)}
     usual, own = _polls_document(common), _polls_document(site.polls)
     poll = {name: own[name] for name in own if own[name] != usual[name]}
     return {

@@ -21,7 +21,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from structlog.typing import EventDict, FilteringBoundLogger, Processor
+    from structlog.typing import EventDict, Processor
 
 MASK = "**********"
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -34,9 +34,6 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udff
 _PLAIN = re.compile(r"""[^\s"'=\\]+""")
 # A query, `secret=…`, also within another query, and the same in the repr of a mapping.
 _QUERY = re.compile(r"""(secret(?:=|%3d|['"]\s*:\s*['"]))[^&\s#'"<>`\\]+""", re.IGNORECASE)
-
-
-# ------------------------------------------------------------------------------------------------ redaction
 
 
 class _Concealed:
@@ -118,9 +115,6 @@ def _forms(value: str) -> set[str]:
 def redacted(text: str) -> str:
     """Return the text without concealed values and without what follows `secret=`."""
     return _QUERY.sub(rf"\g<1>{MASK}", _concealed.hide(text))
-
-
-# ------------------------------------------------------------------------------------------------ the chain
 
 
 def _redact(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -222,9 +216,6 @@ def _chain(form: str, *, colors: bool) -> list[Processor]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------ the stream
-
-
 class _Sink:
     """Writes lines, whatever is in them and whatever became of the stream."""
 
@@ -311,9 +302,3 @@ def _adopt(bridge: _Bridge, level: int) -> None:
         silent.setLevel(logging.CRITICAL + 1)
         silent.propagate = False  # a child logger with a level of its own ends here
         silent.handlers = [logging.NullHandler()]
-
-
-def get(name: str) -> FilteringBoundLogger:
-    """Return a logger whose events carry `logger=name`; `structlog.get_logger()` is the same without."""
-    logger: FilteringBoundLogger = structlog.get_logger().bind(logger=name)
-    return logger

@@ -44,20 +44,23 @@ class Slots:
     """The request slots: so many in all, and at most half of them (at least one) for one site."""
 
     def __init__(self, total: int) -> None:
+        self._total = total
         self._all = asyncio.Semaphore(total)
-        self._share = max(1, total // 2)
         self._sites: dict[str, asyncio.Semaphore] = {}
 
     @asynccontextmanager
     async def hold(self, site: str) -> AsyncIterator[None]:
         """Hold a slot for one request."""
-        share = self._sites.setdefault(site, asyncio.Semaphore(self._share))
+        share = self._sites.setdefault(site, asyncio.Semaphore(max(1, self._total // 2)))
         async with share, self._all:
             yield
 
-    def keep(self, sites: Iterable[str]) -> None:
-        """Forget the sites that are gone."""
+    def resized(self, total: int, sites: Iterable[str]) -> Slots:
+        """Return slots for these sites: the same, with what is held, when their number is the same."""
+        if total != self._total:
+            return Slots(total)
         self._sites = {site: self._sites[site] for site in sites if site in self._sites}
+        return self
 
 
 class Clock(NamedTuple):
@@ -151,7 +154,7 @@ class Poller:
         self._clock = clock
         self._loops: dict[tuple[str, Endpoint], _Loop] = {}
         self._client: Client
-        self._slots: Slots
+        self._slots = Slots(1)
         self._timeout = 0.0
         self._finished = 0.0  # when any poll last came to an end
 
@@ -160,7 +163,7 @@ class Poller:
         now = self._clock.now()
         old, self._loops = self._loops, {}
         self._client, self._timeout = client, config.api.timeout
-        self._slots = Slots(config.api.max_concurrency)
+        self._slots = self._slots.resized(config.api.max_concurrency, [site.name for site in config.sites])
         jobs = list(_jobs(config))
         for endpoint in {job.endpoint for job in jobs}:
             self._own.poll_duration.labels(endpoint.value)  # at 0 from the start

@@ -76,10 +76,11 @@ def retry_after_seconds(header: str | None, wall: float) -> float:
     """Read a Retry-After header, seconds or an HTTP date (RFC 9110, 10.2.3); 0 for none and for nonsense."""
     if header is None:
         return 0.0
-    if header.strip().isdecimal() and header.isascii():
-        return float(header)
+    digits = header.strip()
+    if digits.isascii() and digits.isdecimal():
+        return float(digits)
     try:
         date = parsedate_to_datetime(header)
-    except ValueError:
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - wall)
+    except (ValueError, OverflowError):  # a date that no calendar has, or one too far away
         return 0.0
-    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - wall)

@@ -425,7 +425,9 @@ def test_the_tree_has_one_leaf_for_each_reason() -> None:
 @pytest.mark.parametrize("endpoint", Endpoint)
 def test_invalid_page_is_a_code_of_the_list_alone(endpoint: Endpoint) -> None:
     """`invalid_page` is that on /user/list and an unknown code elsewhere."""
-    error = api._refusal(endpoint, 404, b'{"success":false,"error":"invalid_page"}')
+    error = api._refusal(
+        endpoint, api._Answer(404, httpx.Headers(), b'{"success":false,"error":"invalid_page"}')
+    )
 
     assert (api.InvalidPage if endpoint is Endpoint.ALL_USERS else api.UnknownError) is type(error)
 
@@ -672,6 +674,55 @@ def test_connections_are_used_again() -> None:
 
     assert PAYOUT == heard.result
     assert (1, 5) == (heard.server.connections, len(heard.server.heads))
+
+
+def test_a_connection_closed_meanwhile_is_no_failure() -> None:
+    """A request that a kept connection leaves unanswered is sent again on a new one, and counts as one."""
+
+    async def twice() -> tuple[list[str], int]:
+        async with Server(reply(end="keep"), Reply(()), reply()) as server:
+            async with calling(f"http://127.0.0.1:{server.port}") as client:
+                assert await outcome(client) == await outcome(client)
+            return server.heads, server.connections
+
+    heads, connections = asyncio.run(twice())
+
+    assert (3, 2) == (len(heads), connections)
+
+
+def test_a_new_connection_left_unanswered_is_a_failure() -> None:
+    """A server that hangs up on a fresh request is asked once."""
+
+    async def once() -> tuple[object, int]:
+        async with Server(Reply(())) as server, calling(f"http://127.0.0.1:{server.port}") as client:
+            return await outcome(client), len(server.heads)
+
+    failure, requests = asyncio.run(once())
+
+    assert isinstance(failure, api.ConnectFailed)
+    assert requests == 1
+
+
+def test_a_transport_that_only_breaks_is_given_up() -> None:
+    """Where no connection can be seen to open, sending again has an end."""
+
+    def broken(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("broken", request=request)
+
+    client = Client(parsed().api, "test", httpx.MockTransport(broken))
+
+    assert isinstance(asyncio.run(outcome(client)), api.ConnectFailed)
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "HTTPS_PROXY"])
+def test_an_environment_that_cannot_be_used_is_told(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing certificate file or an odd proxy is an error that names the variables, not a crash."""
+    monkeypatch.setenv(variable, "ftp://canary@nowhere")
+
+    with pytest.raises(api.Unusable, match=variable) as error:
+        Client(parsed(api={"proxy": "environment"}).api, "test")
+    assert "canary" not in repr(error.value)
+    assert error.value.__context__ is None
 
 
 @pytest.mark.parametrize("cut", [Reply((message()[:-1],)), reply(bytes(LIMIT + 1), end="keep")])

@@ -8,13 +8,16 @@ from structlog.testing import capture_logs
 
 from exporter import simulator
 from exporter.app import App, Options, once
-from exporter.config import Config, ConfigError, Problem
+from exporter.config import ConfigError
 from exporter.exposition import Format
+from exporter.schema import Problem
 from exporter.simulator import Incident, World
 from tests.conftest import VirtualTime, parsed, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from exporter.config import Config
 
 HOUR = 3600
 SITES = ("a", "b")

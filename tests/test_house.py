@@ -22,8 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"app", "config", "log", "server", "simulator"},
     "app": {
-        "api", "config", "exposition", "history", "log", "metrics", "model", "poller", "server", "snapshot",
-        "web",
+        "api", "config", "exposition", "history", "log", "metrics", "model", "poller", "schema", "server",
+        "snapshot", "web",
     },
     "web": {"exposition", "metrics", "snapshot", "history", "config"},
     "server": {"config"},

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter import log
-from exporter.config import Secret
+from exporter.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,9 +60,6 @@ class Hostile:
         raise RuntimeError(CANARY)
 
 
-# ------------------------------------------------------------------------------------------------ form
-
-
 def test_json_has_event_level_and_utc_time() -> None:
     """A line of JSON per event: its stable name, its level, an ISO time in UTC, and the values."""
     stream = as_json()
@@ -85,7 +82,9 @@ def test_json_has_event_level_and_utc_time() -> None:
 def test_console_shows_the_same_for_people() -> None:
     """The console shows level, name and values, quoting where a value would be ambiguous."""
     stream = console()
-    log.get("poller").warning("poll_failed", site="a", user='say "hi" x=1', tries=[1, 2])
+    structlog.get_logger().bind(logger="poller").warning(
+        "poll_failed", site="a", user='say "hi" x=1', tries=[1, 2]
+    )
 
     line = stream.getvalue()
 
@@ -135,9 +134,6 @@ def test_a_later_setup_reaches_earlier_loggers() -> None:
     assert ["two", "library_message"] == [event["event"] for event in events(second)]
 
 
-# -------------------------------------------------------------------------------------------- other libraries
-
-
 def test_library_records_pass_the_same_chain() -> None:
     """Warnings of the standard library's loggers appear with a stable name, redacted; infos do not."""
     stream = as_json("debug")
@@ -173,9 +169,6 @@ def test_http_client_loggers_are_silent(name: str) -> None:
     foreign.critical("GET /?secret=abcd1234")
 
     assert stream.getvalue() == ""
-
-
-# ------------------------------------------------------------------------------------------------ redaction
 
 
 def test_queries_are_masked_everywhere() -> None:
@@ -275,13 +268,12 @@ def test_no_config_secret_shows_in_a_log() -> None:
         assert "4711" not in stream.getvalue()
 
 
-# -------------------------------------------------------------------------------------------- hostile values
-
-
 def test_newlines_and_controls_never_make_a_line() -> None:
     """On the console, control characters in values, keys and names are escaped: one event, one line."""
     stream = console()
-    log.get("x\ny").info("a\nb", user="\x1b[2J\n2026-01-01 [info] forged\u2028\u202e", **{"k\ny": "\x9b"})
+    structlog.get_logger().bind(logger="x\ny").info(
+        "a\nb", user="\x1b[2J\n2026-01-01 [info] forged\u2028\u202e", **{"k\ny": "\x9b"}
+    )
 
     text = stream.getvalue()
 
@@ -357,9 +349,6 @@ def test_any_text_is_one_line_of_ascii_safe_output(text: str, form: str) -> None
 
     assert raw.getvalue().decode("ascii").count("\n") == 1
     log.setup("info", form, io.StringIO())
-
-
-# ------------------------------------------------------------------------------------------------ the stream
 
 
 def test_a_closed_stream_loses_lines_and_nothing_else() -> None:
