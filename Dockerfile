@@ -16,6 +16,7 @@ ENV CRYPTOLOOT_EXPORTER_REVISION=${REVISION} \
     PATH=/opt/cryptoloot-exporter/bin:$PATH
 COPY --from=build /opt/cryptoloot-exporter /opt/cryptoloot-exporter
 USER 65532:65532
+WORKDIR /etc/cryptoloot-exporter
 EXPOSE 12758
 HEALTHCHECK --interval=30s --timeout=3s --start-period=5s \
     CMD ["cryptoloot-exporter", "health", "--web.health-socket=/tmp/cryptoloot-exporter.sock"]

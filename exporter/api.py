@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GZIP = 31  # zlib's wbits for a gzip stream
+OFF_LOOP = 256 * 1024  # bytes: decoding more may take many milliseconds, and leaves the event loop
 RETRY_AFTER_LENGTH = 64  # characters: longer than both forms
 
 
@@ -244,24 +245,20 @@ class Client:
     async def top_users(self, secret: Secret, *, count: int, order: str) -> model.Users:
         """Return the first `count` users, 1 to 1024, by `order` (reference: /user/top)."""
         parameters = {"count": str(count), "order": order}
-        return await self._call(Endpoint.TOP_USERS, secret, parameters, model.decode_users)
+        return await self._call(Endpoint.TOP_USERS, secret, parameters, model.decode_top_users)
 
     async def _call(
         self, endpoint: Endpoint, secret: Secret, parameters: Mapping[str, str], decode: Callable[[bytes], T]
     ) -> T:
         answer = await self._fetch(endpoint, {**parameters, "secret": secret.reveal()})
-        fault = _refusal(endpoint, answer)
-        if fault is None:
-            try:
-                return decode(answer.body)
-            except model.Refused as error:
-                fault = _api_error(endpoint, error.code)
-            except model.NotJson as error:
-                fault = InvalidJson(str(error))
-            except model.WrongShape as error:
-                fault = InvalidResponse(str(error))
-        fault.retry_after = answer.headers.get("retry-after", "")[:RETRY_AFTER_LENGTH] or None
-        raise fault
+        if len(answer.body) > OFF_LOOP:
+            outcome = await asyncio.to_thread(_decoded, endpoint, answer, decode)
+        else:
+            outcome = _decoded(endpoint, answer, decode)
+        if isinstance(outcome, PollError):
+            outcome.retry_after = answer.headers.get("retry-after", "")[:RETRY_AFTER_LENGTH] or None
+            raise outcome
+        return outcome
 
     async def _fetch(self, endpoint: Endpoint, parameters: Mapping[str, str]) -> _Answer:
         try:
@@ -357,6 +354,20 @@ async def _forget_location(response: httpx.Response) -> None:
     response.headers.pop("location", None)
 
 
+def _decoded(endpoint: Endpoint, answer: _Answer, decode: Callable[[bytes], T]) -> T | PollError:
+    fault = _refusal(endpoint, answer)
+    if fault is None:
+        try:
+            return decode(answer.body)
+        except model.Refused as error:
+            fault = _api_error(endpoint, error.code)
+        except model.NotJson as error:
+            fault = InvalidJson(str(error))
+        except model.WrongShape as error:
+            fault = InvalidResponse(str(error))
+    return fault
+
+
 def _refusal(endpoint: Endpoint, answer: _Answer) -> PollError | None:
     """Return why an answer is none, in the contract's order: `error`, status, body; None to decode it."""
     status = answer.status
@@ -388,6 +399,8 @@ def _unreached(error: Exception) -> PollError:
             return TlsFailed(f"the server's certificate is refused: {cause.verify_message}")
         if isinstance(cause, ssl.SSLError):
             return TlsFailed(f"the TLS handshake failed: {cause.reason}")
+    if isinstance(error, httpx.ProxyError):
+        return ConnectFailed("the proxy made no connection")
     if isinstance(error, httpx.ConnectError):
         refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
         return ConnectFailed("the connection was refused" if refused else "no connection could be made")
@@ -397,4 +410,7 @@ def _unreached(error: Exception) -> PollError:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
+        if isinstance(error, BaseExceptionGroup):  # one for each address of the host
+            for inner in error.exceptions:
+                yield from _chain(inner)
         error = error.__cause__ or error.__context__

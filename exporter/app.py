@@ -67,7 +67,7 @@ class App:
         self._transport = transport
         self._store = Store()
         self._own = ExporterMetrics(__version__, options.revision)
-        self._poller = Poller(self._store, self._own, clock)
+        self._poller = Poller(self._store, self._own, clock, log.conceal)
         self._pages = Pages(self._store, self._own, [])
         self._reloading = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
@@ -78,44 +78,49 @@ class App:
             HealthSocket(options.health_socket, self._standing_still) if options.health_socket else None
         )
         self._config: Config
-        self._client: Client
+        self._client: Client | None = None
 
-    async def run(self) -> None:
-        """Serve until `stop`. Raises ConfigError or AddressError when it cannot start."""
-        await self.start()
-        sockets = listen(self._options.addresses)
+    async def run(self, announce: Callable[[list[str]], None] = lambda _: None) -> None:
+        """Serve until `stop`; `announce` is told the addresses. Raises ConfigError or AddressError."""
+        config = self._load()
+        sockets = listen(self._options.addresses)  # before any poll: what cannot be served need not be asked
         try:
             if self._health:
                 await self._health.start()
-            for opened in sockets:
-                logger.info("listening", address=address_of(opened))
+            self._begin(config)
+            addresses = [address_of(opened) for opened in sockets]
+            for address in addresses:
+                logger.info("listening", address=address)
+            announce(addresses)
             await self._server.serve(sockets)
         finally:
-            if self._health:
-                await self._health.stop()
             for opened in sockets:
                 opened.close()
+            if self._health:
+                await self._health.stop()
             await self.close()
 
     async def start(self) -> None:
         """Load the config and begin to poll, without a listener. Raises ConfigError."""
-        config = self._load()
+        self._begin(self._load())
+
+    def _begin(self, config: Config) -> None:
         logger.info("starting", version=__version__, sites=len(config.sites))
-        self._apply(config, self._made(config))
+        self._apply(config, _made(config, self._transport))
 
     async def reload(self) -> list[str]:
         """Take a changed config; return why not when it is refused, and everything stays as it was."""
         async with self._reloading:
             try:
                 config = self._load()
-                same = config.api == self._config.api
-                client = self._client if same else self._made(config)
+                same = self._client if config.api == self._config.api else None
+                client = same or _made(config, self._transport)
             except ConfigError as error:
                 problems = [str(problem) for problem in error.problems]
                 self._own.reload_successful.set(0)
                 logger.error("reload_failed", problems=problems)  # noqa: TRY400 - they are the whole story
                 return problems
-            if not same:
+            if self._client and client is not self._client:
                 self._retire(self._client, self._config.api.timeout)
             self._apply(config, client)
             logger.info("reloaded", sites=len(config.sites))
@@ -130,24 +135,18 @@ class App:
         await self._poller.stop()
         for task in self._retired:
             task.cancel()
-        await self._client.close()
-        logger.info("stopped")
+        if self._client:
+            await self._client.close()
+            logger.info("stopped")
 
     def _apply(self, config: Config, client: Client) -> None:
-        secrets = [site.secret.value.reveal() for site in config.sites]
-        log.conceal([*secrets, config.users.key.reveal()] if config.users.key else secrets)
+        _conceal(config)
         for warning in config.warnings:
             logger.warning("config_warning", problem=warning)
         self._config, self._client = config, client
         self._poller.apply(config, client)
         self._pages.show([subject(config, site) for site in config.sites])
         self._own.loaded(self._clock.now().wall)
-
-    def _made(self, config: Config) -> Client:
-        try:
-            return Client(config.api, USER_AGENT, self._transport)
-        except Unusable as error:
-            raise ConfigError([Problem("api", str(error))]) from None
 
     def _retire(self, client: Client, timeout: float) -> None:
         """Close a client when the calls in flight on it have ended, at the latest after their time-out."""
@@ -168,28 +167,36 @@ class App:
         return (lambda: asyncio.ensure_future(self.reload())) if self._options.lifecycle else None
 
 
+def _made(config: Config, transport: httpx.AsyncBaseTransport | None) -> Client:
+    try:
+        return Client(config.api, USER_AGENT, transport)
+    except Unusable as error:
+        problem = Problem("api", str(error))
+    raise ConfigError([problem])
+
+
+def _conceal(config: Config) -> None:
+    secrets = [site.secret.value.reveal() for site in config.sites]
+    log.conceal([*secrets, config.users.key.reveal()] if config.users.key else secrets)
+
+
 class Once(NamedTuple):
-    """What one round of polls brings: the page as text, and the endpoints that failed with their reasons."""
+    """What one round of polls brings: the page as text; site, endpoint, reason and detail of what failed."""
 
     page: str
-    failures: list[tuple[str, str, str]]
+    failures: list[tuple[str, str, str, str]]
 
 
 async def once(
     config: Config, clock: Clock = REAL, transport: httpx.AsyncBaseTransport | None = None
 ) -> Once:
-    """Call each endpoint of each site once."""
+    """Call each endpoint of each site once. Raises ConfigError when no client can be made."""
+    _conceal(config)
     store, own = Store(), ExporterMetrics(__version__, "unknown")
-    client = Client(config.api, USER_AGENT, transport)
+    client = _made(config, transport)
     try:
-        await Poller(store, own, clock).once(config, client)
+        failures = await Poller(store, own, clock, log.conceal).once(config, client)
     finally:
         await client.close()
     pages = Pages(store, own, [subject(config, site) for site in config.sites])
-    failures = [
-        (site, endpoint.value, reason)
-        for site in store
-        for endpoint, record in store[site].polling.items()
-        for reason in record.failures
-    ]
     return Once(pages.page(Format.TEXT, clock.now()).decode(), failures)

@@ -10,7 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from exporter.simulator import World
-
-T = TypeVar("T")
 
 FINE, FAILED, MISUSED = 0, 1, 2
 DEFAULT_CONFIG = "config.yaml"
@@ -40,31 +38,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "log_level" in flags:
         log.setup(flags.log_level, flags.log_format, sys.stderr)
     try:
-        return int(flags.command(flags))
+        code = int(flags.command(flags))
+        sys.stdout.flush()
     except ConfigError as error:
-        print(f"{_config_name(flags)}: {len(error.problems)} problem(s)", file=sys.stderr)
-        for problem in error.problems:
-            print(f"  {problem}", file=sys.stderr)
-        return MISUSED
+        return _misused(_told(_config_name(flags), error))
     except AddressError as error:
-        print(error, file=sys.stderr)
-        return MISUSED
+        return _misused(str(error))
     except KeyboardInterrupt:
         return FINE
+    except BrokenPipeError:  # `check | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINE
+    return code
+
+
+def _told(name: str, error: ConfigError) -> str:
+    first = error.problems[0]
+    if len(error.problems) == 1 and first.path == Path(name).name:  # the file itself is the problem
+        return f"{name}: {first.message}"
+    noun = "problem" if len(error.problems) == 1 else "problems"
+    return "\n".join([f"{name}: {len(error.problems)} {noun}", *(f"  {each}" for each in error.problems)])
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cryptoloot-exporter",
         description="Prometheus exporter for the Crypto-Loot HTTP API.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cryptoloot-exporter {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    make = partial(
-        commands.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
+    make = partial(commands.add_parser, allow_abbrev=False)
 
     run = make("run", help="poll the API and serve /metrics")
     _config_flag(run)
@@ -73,23 +77,25 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = make("demo", help="the same against the simulator: no account and no network needed")
     _serving_flags(demo, DEMO_ADDRESS)
-    demo.add_argument("--seed", type=int, default=1, help="which simulated world")
-    demo.add_argument("--users", type=_positive, default=100, help="users of each simulated site")
+    _world_flags(demo)
     demo.set_defaults(command=_demo)
 
     check = make("check", help="read the config and print what it means, or every problem")
     _config_flag(check)
-    _log_flags(check)
+    _log_flags(check, "error")
     check.add_argument("--online", action="store_true", help="also call each endpoint once")
     check.set_defaults(command=_check)
 
     simulate = make("simulate", help="the API simulator alone")
     simulate.add_argument(
-        "--web.listen-address", dest="addresses", metavar="HOST:PORT", default=SIMULATOR_ADDRESS, help="where"
+        "--web.listen-address",
+        dest="address",
+        metavar="HOST:PORT",
+        default=SIMULATOR_ADDRESS,
+        help=f"where to serve (default: {SIMULATOR_ADDRESS})",
     )
     _log_flags(simulate)
-    simulate.add_argument("--seed", type=int, default=1, help="which simulated world")
-    simulate.add_argument("--users", type=_positive, default=100, help="users of each site")
+    _world_flags(simulate)
     simulate.add_argument(
         "--sites",
         action="append",
@@ -151,15 +157,24 @@ def _serving_flags(parser: argparse.ArgumentParser, address: str) -> None:
     _log_flags(parser)
 
 
-def _log_flags(parser: argparse.ArgumentParser) -> None:
+def _world_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=1, help="which simulated world (default: 1)")
+    parser.add_argument("--users", type=_positive, default=100, help="users of each site (default: 100)")
+
+
+def _log_flags(parser: argparse.ArgumentParser, level: str = "info") -> None:
     parser.add_argument(
-        "--log.level", dest="log_level", choices=LEVELS, default="info", help="least level logged"
+        "--log.level",
+        dest="log_level",
+        choices=LEVELS,
+        default=level,
+        help=f"least level logged (default: {level})",
     )
     parser.add_argument(
         "--log.format",
         dest="log_format",
         choices=("console", "json"),
-        help="console on a terminal, else json, unless given",
+        help="(default: console on a terminal, else json)",
     )
 
 
@@ -177,7 +192,8 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _config_name(flags: argparse.Namespace) -> str:
-    return str(getattr(flags, "config_file", None) or DEFAULT_CONFIG)
+    path = getattr(flags, "config_file", None)
+    return str(path or (DEFAULT_CONFIG if Path(DEFAULT_CONFIG).exists() else "the environment"))
 
 
 def _load(flags: argparse.Namespace) -> config.Config:
@@ -192,7 +208,7 @@ def _options(flags: argparse.Namespace) -> app.Options:
 
 
 def _run(flags: argparse.Namespace) -> int:
-    return _served(_daemon(lambda: _load(flags), _options(flags)))
+    return _until_stopped(_daemon(lambda: _load(flags), _options(flags)))
 
 
 def _check(flags: argparse.Namespace) -> int:
@@ -202,10 +218,10 @@ def _check(flags: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     if not flags.online:
         return FINE
-    once = _served(app.once(found))
+    once = asyncio.run(app.once(found))
     print(once.page, end="")
-    for site, endpoint, reason in once.failures:
-        print(f"failed: {site} {endpoint}: {reason}", file=sys.stderr)
+    for site, endpoint, reason, detail in once.failures:
+        print(f"failed: {site} {endpoint}: {reason}: {detail}", file=sys.stderr)
     return FAILED if once.failures else FINE
 
 
@@ -213,17 +229,20 @@ def _simulate(flags: argparse.Namespace) -> int:
     from exporter import simulator  # noqa: PLC0415 - run has no use for it
 
     world = simulator.World(flags.seed, time.time)
-    for name, secret in flags.sites or [("demo", "demo-secret")]:
-        world.add(name, secret, users=flags.users)
+    try:
+        for name, secret in flags.sites or [("demo", "demo-secret")]:
+            world.add(name, secret, users=flags.users)
+    except ValueError as error:
+        return _misused(f"--sites: {error}")
     for text in flags.incident:
         try:
             site, incident = simulator.parse_incident(text, time.time())
             world.sites[site].incidents.append(incident)
         except ValueError as error:
-            return _misused(f"--incident {error}")
+            return _misused(f"--{error}")
         except KeyError:
-            return _misused(f"--incident {text}: no such site; there are {', '.join(world.sites)}")
-    return _served(_simulation(world, flags.addresses))
+            return _misused(f"--incident {text!r}: no such site; there are {', '.join(world.sites)}")
+    return _until_stopped(_simulation(world, flags.address))
 
 
 def _health(flags: argparse.Namespace) -> int:
@@ -236,7 +255,8 @@ def _health(flags: argparse.Namespace) -> int:
 def _demo(flags: argparse.Namespace) -> int:
     from exporter import simulator  # noqa: PLC0415 - run has no use for it
 
-    return _served(_demonstration(simulator.demo_world(time.time, flags.seed, flags.users), _options(flags)))
+    world = simulator.demo_world(time.time, flags.seed, flags.users)
+    return _until_stopped(_demonstration(world, _options(flags)))
 
 
 def _misused(problem: str) -> int:
@@ -244,7 +264,11 @@ def _misused(problem: str) -> int:
     return MISUSED
 
 
-async def _daemon(load: Callable[[], config.Config], options: app.Options) -> int:
+async def _daemon(
+    load: Callable[[], config.Config],
+    options: app.Options,
+    announce: Callable[[list[str]], None] = lambda _: None,
+) -> None:
     daemon = app.App(load, options)
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[list[str]]] = set()
@@ -257,11 +281,10 @@ async def _daemon(load: Callable[[], config.Config], options: app.Options) -> in
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_, daemon.stop)
     loop.add_signal_handler(signal.SIGHUP, reload)
-    await daemon.run()
-    return FINE
+    await daemon.run(announce)
 
 
-async def _simulation(world: World, address: str) -> int:
+async def _simulation(world: World, address: str) -> None:
     from exporter import simulator  # noqa: PLC0415
 
     sockets = listen([address])
@@ -274,10 +297,9 @@ async def _simulation(world: World, address: str) -> int:
         flush=True,
     )
     await server.serve(sockets)
-    return FINE
 
 
-async def _demonstration(world: World, options: app.Options) -> int:
+async def _demonstration(world: World, options: app.Options) -> None:
     from exporter import simulator  # noqa: PLC0415
 
     api = listen(["127.0.0.1:0"])
@@ -289,19 +311,31 @@ async def _demonstration(world: World, options: app.Options) -> int:
         "poll": {name: {"interval": "5s"} for name in ("payout", "history", "top_users")},
     }
     secrets = {name: site.secret for name, site in world.sites.items()}
-    for address in options.addresses:
-        print(
-            f"Metrics of two simulated sites: http://{address}/metrics   more at http://{address}/",
-            flush=True,
-        )
     try:
-        return await _daemon(lambda: config.parse(document, secrets), options)
+        await _daemon(lambda: config.parse(document, secrets), options, _announce)
     finally:
-        server.stop()
-        await serving
+        serving.cancel()
+        for each in api:
+            each.close()
 
 
-def _served(work: Coroutine[None, None, T]) -> T:
-    """Run on an event loop of its own."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+def _announce(addresses: list[str]) -> None:
+    for address in addresses:
+        shown = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+        print(f"Two simulated sites: http://{shown}/metrics (more: http://{shown}/)", flush=True)
+
+
+def _until_stopped(work: Coroutine[None, None, None]) -> int:
+    """Run on an event loop of its own, and leave without closing it once it is through.
+
+    Closing would wait for host names being looked up, which nothing can cancel and may take half a minute.
+    """
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
+        runner.run(work)
+    except BaseException:
+        runner.close()
+        raise
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(FINE)

@@ -341,6 +341,8 @@ def _secret(given: dict[str, Any], path: str, keys: tuple[str, ...], around: _Ar
         except ValueError as error:
             kind = key.rpartition("_")[2]
             what = {"env": "environment variable named here", "file": "file named here"}.get(kind, "secret")
+            if found.renamed(f"{path}.{key}"):
+                what = what.removeprefix("environment ").removesuffix(" named here")
             moved = kind == "file" and around.base / value != Path(value)
             hint = " (sought from the config file's directory)" if moved else ""
             found.add(f"{path}.{key}", f"the {what} {error}{hint}")

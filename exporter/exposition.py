@@ -194,14 +194,17 @@ class Pages:
             site.refresh(self._store[site.subject.name], now)
         joined = [(metric, b"".join(site.of(metric) for site in self._sites)) for metric in SITE_METRICS]
         self._families = [(metric, samples) for metric, samples in joined if samples]
+        if not self._own_lines:  # once more than needed: the first page knows its size too
+            self._render_own()
+            self._measure()
         if aged:
             self._own_made = now.mono
-            openmetrics = generate_openmetrics(self._own.registry).removesuffix(Format.OPENMETRICS.end)
-            self._own_lines = {
-                Format.TEXT: generate_latest(self._own.registry),
-                Format.OPENMETRICS: openmetrics,
-            }
+            self._render_own()
         self._measure()
+
+    def _render_own(self) -> None:
+        openmetrics = generate_openmetrics(self._own.registry).removesuffix(Format.OPENMETRICS.end)
+        self._own_lines = {Format.TEXT: generate_latest(self._own.registry), Format.OPENMETRICS: openmetrics}
 
     def _measure(self) -> None:
         """Note the size of the page as text; it is shown from the next page of our own metrics on."""

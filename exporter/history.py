@@ -95,13 +95,13 @@ def row_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
 
 
 def day_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
-    """Hashes in the rows of the 24 hours that end with the newest row; None when the rows do not tell."""
+    """Hashes in the last 24 rows or fewer; None when the rows do not tell."""
     if not settled or means is Meaning.UNKNOWN:
         return None
-    newest = _hour(settled[-1])
     if means is Meaning.HOURLY:
-        return sum(row.hashes for row in settled if _hour(row) > newest - 24)
-    differences = [max(0.0, b.hashes - a.hashes) for a, b in _successive(settled) if _hour(b) > newest - 24]
+        return sum(row.hashes for row in settled[-24:])
+    # The oldest of the 24 has its hour's hashes from the row before it.
+    differences = [max(0.0, b.hashes - a.hashes) for a, b in _successive(settled[-25:])]
     return sum(differences) if differences else None
 
 

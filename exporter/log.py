@@ -117,6 +117,12 @@ def redacted(text: str) -> str:
     return _QUERY.sub(rf"\g<1>{MASK}", _concealed.hide(text))
 
 
+def _ordered(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Begin a line with what people scan it for."""
+    first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    return {**first, **event}
+
+
 def _redact(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Make everything plain JSON values without secrets."""
     return {_text(key): _value(key, value, 0) for key, value in event.items()}
@@ -210,6 +216,7 @@ def _chain(form: str, *, colors: bool) -> list[Processor]:
         last = [_for_console, console]
     return [
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _ordered,
         structlog.processors.format_exc_info,  # the plain traceback: locals would hold secrets
         _redact,
         *last,

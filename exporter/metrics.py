@@ -126,7 +126,7 @@ ROW_HASHES = _gauge(
 DAY_HASHES = _gauge(
     "history_day_hashes",
     "site",
-    f"Hashes in the settled rows of the last 24 hours: hashes of /stats/history. {_R}",
+    f"Hashes in the last 24 settled rows, or fewer: hashes of /stats/history. {_R}",
 )
 WEEK_HASHES = _gauge(
     "history_week_hashes",

@@ -79,6 +79,9 @@ class Refused(AnswerError):
         self.code = code
 
 
+MOST_ROWS = 10_000  # of a history: the reference has a week of hours, this is a year and more
+MOST_USERS = 8192  # of an answer: the most that the reference lets anyone ask for
+
 # Bounds refuse what JSON strings can smuggle in ("nan", "Infinity") and keep sums finite.
 Number = Annotated[float, Meta(ge=0, le=1e18)]  # hashes, hashes per second, difficulty, coins
 Balance = Annotated[float, Meta(ge=-1e18, le=1e18)]  # coins; a difference may round to just below zero
@@ -125,20 +128,24 @@ Users = Entries[User]
 
 
 class _HistoryAnswer(Struct):
-    history: list[HistoryRow]
+    history: Annotated[list[HistoryRow], Meta(max_length=MOST_ROWS)]
     success: Any = None
     error: Any = None
 
 
-class _UsersAnswer(Struct, rename={"next_page": "nextPage"}):
-    users: list[User]
+class _UsersAnswer(Struct):
+    users: Annotated[list[User], Meta(max_length=MOST_USERS)]
     success: Any = None
     error: Any = None
+
+
+class _PageAnswer(_UsersAnswer, rename={"next_page": "nextPage"}):
     next_page: str | None = None
 
 
 _history = msgspec.json.Decoder(_HistoryAnswer, strict=False)
 _users = msgspec.json.Decoder(_UsersAnswer, strict=False)
+_page = msgspec.json.Decoder(_PageAnswer, strict=False)
 
 
 def error_code(body: bytes) -> str | None:
@@ -164,23 +171,27 @@ def decode_history(body: bytes) -> History:
     answer = _fast(body, _history)
     if answer is not None:
         return Entries(tuple(answer.history))
-    rows = _list(_successful(_document(body)), "history")
+    rows = _list(_successful(_document(body)), "history", MOST_ROWS)
     readable = [row for row in (_entry(row, HistoryRow) for row in rows) if row is not None]
     return Entries(tuple(readable), len(rows) - len(readable))
 
 
-def decode_users(body: bytes) -> Users:
-    """Decode `/user/top` or a page of `/user/list`. A name's second entry is rejected, so is an empty name.
-
-    Raises AnswerError.
-    """
+def decode_top_users(body: bytes) -> Users:
+    """Decode `/user/top`. A name's second entry is rejected, so is an empty name. Raises AnswerError."""
     answer = _fast(body, _users)
+    if answer is not None:
+        return _unique(answer.users, len(answer.users))
+    return _entries(_successful(_document(body)))
+
+
+def decode_user_page(body: bytes) -> Users:
+    """Decode a page of `/user/list` as `decode_top_users`, with the next page's name. Raises AnswerError."""
+    answer = _fast(body, _page)
     if answer is not None:
         return _unique(answer.users, len(answer.users), answer.next_page or None)
     document = _successful(_document(body))
-    users = _list(document, "users")
     next_page: str | None = _convert(document.get("nextPage"), str | None, "$.nextPage")
-    return _unique((_entry(user, User) for user in users), len(users), next_page or None)
+    return _entries(document, next_page or None)
 
 
 def _fast(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
@@ -241,10 +252,12 @@ def _is_success(value: Any) -> bool:
     return value is True or value == "true"
 
 
-def _list(document: dict[str, Any], key: str) -> list[Any]:
+def _list(document: dict[str, Any], key: str, most: int) -> list[Any]:
     entries = document.get(key)
     if not isinstance(entries, list):
         raise WrongShape(f"$.{key}: expected an array")
+    if len(entries) > most:
+        raise WrongShape(f"$.{key}: more than {most} entries")
     return entries
 
 
@@ -266,7 +279,12 @@ def _entry(value: Any, type_: type[E]) -> E | None:
         return None
 
 
-def _unique(users: Iterable[User | None], count: int, next_page: str | None) -> Users:
+def _entries(document: dict[str, Any], next_page: str | None = None) -> Users:
+    users = _list(document, "users", MOST_USERS)
+    return _unique((_entry(user, User) for user in users), len(users), next_page)
+
+
+def _unique(users: Iterable[User | None], count: int, next_page: str | None = None) -> Users:
     named: dict[str, User] = {}
     for user in users:
         if user is not None and user.name:

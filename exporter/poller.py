@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import traceback
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import structlog
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
     from exporter.api import Client
-    from exporter.config import Config, Poll, Site
+    from exporter.config import Config, Poll, TopUsersPoll
     from exporter.metrics import ExporterMetrics
     from exporter.model import History, Payout, Reason, Users
-    from exporter.secret import Secret
+    from exporter.secret import Secret, SecretSource
     from exporter.snapshot import Now, Store
 
 log = structlog.get_logger()
@@ -75,16 +75,17 @@ class Clock(NamedTuple):
 class Job:
     """What one loop polls, as the config says it; two that are equal are the same loop over a reload."""
 
-    site: Site
+    site: str
     endpoint: Endpoint
     poll: Poll
+    secret: SecretSource
     url: str
     key: bytes | None  # of users' names as labels
 
     @property
     def source(self) -> tuple[object, ...]:
         """Whose data it is: when this changes, what was read before belongs to somebody else."""
-        return (self.url, self.site.secret, self.key)
+        return (self.url, self.secret, self.key)
 
 
 class _Kind(NamedTuple):
@@ -114,7 +115,7 @@ def _take_top_users(job: Job, known: Snapshot, answer: Users, now: Now) -> tuple
 
 
 def _call_top_users(client: Client, secret: Secret, job: Job) -> Awaitable[Users]:
-    poll = job.site.polls.top_users
+    poll = cast("TopUsersPoll", job.poll)
     return client.top_users(secret, count=poll.count, order=poll.order)
 
 
@@ -130,9 +131,9 @@ class _Loop:
 
     def __init__(self, job: Job, due: float) -> None:
         self.job = job
-        self.secret = SecretReader(job.site.secret)
+        self.secret = SecretReader(job.secret)
         self.schedule = Schedule(
-            job.poll.interval, job.poll.stale_after, phase(job.site.name, job.endpoint, job.poll.interval)
+            job.poll.interval, job.poll.stale_after, phase(job.site, job.endpoint, job.poll.interval)
         )
         self.due = due
         self.promised = due
@@ -141,6 +142,7 @@ class _Loop:
         self.crashes = 0
         self.reason: Reason | None = None  # of the last failure, until a success
         self.meaning_warned = False
+        self.secret_known = job.secret.value
         self.secret_problem: str | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -148,8 +150,11 @@ class _Loop:
 class Poller:
     """The poll loops of all sites."""
 
-    def __init__(self, store: Store, own: ExporterMetrics, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, own: ExporterMetrics, clock: Clock, conceal: Callable[[list[str]], None]
+    ) -> None:
         self._store = store
+        self._conceal = conceal
         self._own = own
         self._clock = clock
         self._loops: dict[tuple[str, Endpoint], _Loop] = {}
@@ -170,22 +175,26 @@ class Poller:
         self._store.keep(_carried(jobs, old, self._store))
         fresh = [job for job in jobs if not _same(job, old)]
         for place, job in enumerate(fresh):
-            self._start(_Loop(job, first_due(place, len(fresh), job.poll.interval, now.mono)), now)
+            loop = _Loop(job, first_due(place, len(fresh), job.poll.interval, now.mono))
+            self._start(_continued(loop, old.get(_key(job))), now)
         for job in jobs:
-            loop = old.get(_key(job))
-            if loop and loop.job == job:
-                del old[_key(job)]
-                self._adopt(loop, now)
+            if _same(job, old):
+                self._adopt(old.pop(_key(job)), now)
         for loop in old.values():
             _cancel(loop)
 
-    async def once(self, config: Config, client: Client) -> None:
-        """Poll everything once, without loops."""
+    async def once(self, config: Config, client: Client) -> list[tuple[str, str, str, str]]:
+        """Poll everything once, without loops; return what failed: site, endpoint, reason and detail."""
         self._client, self._slots = client, Slots(config.api.max_concurrency)
         jobs = list(_jobs(config))
         self._store.keep(_carried(jobs, {}, self._store))
         due = self._clock.now().mono
-        await asyncio.gather(*(self._poll(_Loop(job, due)) for job in jobs))
+        faults = await asyncio.gather(*(self._poll(_Loop(job, due)) for job in jobs))
+        return [
+            (job.site, job.endpoint.value, fault.reason.value, str(fault))
+            for job, fault in zip(jobs, faults, strict=True)
+            if fault
+        ]
 
     async def stop(self) -> None:
         """Cancel the loops, calls in flight included."""
@@ -258,12 +267,12 @@ class Poller:
         finally:
             loop.asleep = False
 
-    async def _poll(self, loop: _Loop) -> None:
+    async def _poll(self, loop: _Loop) -> PollError | None:
         job, kind = loop.job, _KINDS[loop.job.endpoint]
         fault: PollError | None = None
         answer = None
         loop.queued = True
-        async with self._slots.hold(job.site.name):
+        async with self._slots.hold(job.site):
             loop.queued = False
             began = self._clock.now()
             self._own.poll_delay.observe(max(0.0, began.mono - loop.due))
@@ -279,12 +288,16 @@ class Poller:
             self._fail(loop, fault, began, now)
         loop.promised = loop.due
         self._finished = now.mono
+        return fault
 
     def _secret(self, loop: _Loop) -> Secret:
         secret, problem = loop.secret.current(), loop.secret.problem
         if problem and problem != loop.secret_problem:
-            log.warning("secret_file_unreadable", site=loop.job.site.name, problem=problem)
-        loop.secret_problem = problem
+            log.warning("secret_file_unreadable", site=loop.job.site, problem=problem)
+        if secret != loop.secret_known:
+            self._conceal([secret.reveal()])
+            log.info("secret_changed", site=loop.job.site, endpoint=loop.job.endpoint.value)
+        loop.secret_known, loop.secret_problem = secret, problem
         return secret
 
     def _succeed(self, loop: _Loop, answer: Any, began: Now, now: Now) -> None:
@@ -292,7 +305,8 @@ class Poller:
         name, endpoint = _key(job)
         known, rejected = _KINDS[endpoint].take(job, self._store[name], answer, now)
         failures = loop.schedule.failures
-        loop.schedule, loop.due = loop.schedule.succeeded(began.mono, now.mono)
+        off_grid = bool(failures or loop.crashes)
+        loop.schedule, loop.due = loop.schedule.succeeded(began.mono, now.mono, off_grid=off_grid)
         next_poll = _wall(loop.due, now)
         known = snapshot.succeeded(known, endpoint, at=now.wall, rejected=rejected, next_poll=next_poll)
         self._store.publish(name, known)
@@ -311,7 +325,7 @@ class Poller:
         settled = known.last_rows[: history.settled_count(known.last_rows, now.wall)]
         unknown = known.meaning == Meaning.UNKNOWN and history.telling(settled)
         if unknown and not loop.meaning_warned:
-            log.warning("history_hashes_unknown", site=loop.job.site.name, endpoint=loop.job.endpoint.value)
+            log.warning("history_hashes_unknown", site=loop.job.site, endpoint=loop.job.endpoint.value)
         loop.meaning_warned = unknown
 
     def _fail(self, loop: _Loop, fault: PollError, began: Now, now: Now) -> None:
@@ -343,9 +357,9 @@ def _say_crashed(loop: _Loop, error: BaseException | None, delay: float) -> None
     frames = traceback.extract_tb(error.__traceback__) if error else []
     log.error(
         "loop_crashed",
-        site=loop.job.site.name,
+        site=loop.job.site,
         endpoint=loop.job.endpoint.value,
-        error=type(error).__name__,
+        error=type(error).__name__ if error else "cancelled",
         frames=[f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames],
         restart_in_s=delay,
     )
@@ -355,16 +369,26 @@ def _jobs(config: Config) -> Iterable[Job]:
     key = config.users.key.reveal().encode() if config.users.key else None
     for site in config.sites:
         for endpoint, poll in site.active_polls().items():
-            yield Job(site, endpoint, poll, config.api.url, key)
+            yield Job(site.name, endpoint, poll, site.secret, config.api.url, key)
 
 
 def _key(job: Job) -> tuple[str, Endpoint]:
-    return job.site.name, job.endpoint
+    return job.site, job.endpoint
 
 
 def _same(job: Job, loops: Mapping[tuple[str, Endpoint], _Loop]) -> bool:
     loop = loops.get(_key(job))
     return loop is not None and loop.job == job
+
+
+def _continued(loop: _Loop, old: _Loop | None) -> _Loop:
+    """Take over what the API asked for, and the count of failures, from a loop of the same source."""
+    if old and old.job.source == loop.job.source:
+        before = old.schedule
+        loop.schedule = replace(loop.schedule, failures=before.failures, retry_at=before.retry_at)
+        loop.due = loop.promised = max(loop.due, before.retry_at)
+        loop.reason = old.reason
+    return loop
 
 
 def _carried(
@@ -374,13 +398,12 @@ def _carried(
     sources = {name: loop.job.source for (name, _), loop in loops.items()}
     carried = {}
     for job in jobs:
-        name = job.site.name
-        if name not in sources:
-            carried[name] = Snapshot()
-        elif sources[name] == job.source:
-            carried[name] = store[name]
+        if job.site not in sources:
+            carried[job.site] = Snapshot()
+        elif sources[job.site] == job.source:
+            carried[job.site] = store[job.site]
         else:
-            carried[name] = snapshot.cleared(store[name])
+            carried[job.site] = snapshot.cleared(store[job.site])
     return carried
 
 

@@ -42,10 +42,13 @@ class Schedule:
             point += self.interval
         return point
 
-    def succeeded(self, began: float, now: float) -> tuple[Schedule, float]:
-        """Return the schedule and due time after a poll that began at `began` and succeeded at `now`."""
+    def succeeded(self, began: float, now: float, *, off_grid: bool) -> tuple[Schedule, float]:
+        """Return the schedule and due time after a poll that began at `began` and succeeded at `now`.
+
+        After a poll that was off the grid, because failures came before, the next is an interval away.
+        """
         due = self.grid(now)
-        while self.failures and due < began + self.interval:  # the poll just made was off the grid
+        while off_grid and due < began + self.interval:
             due += self.interval
         return replace(self, failures=0, retry_at=0.0), due
 

@@ -70,6 +70,10 @@ class Findings:
         """Note what is allowed but not what it seems, or unwise."""
         self.warnings.append(f"{self._names.get(path, path)}: {message}")
 
+    def renamed(self, path: str) -> bool:
+        """Whether people know the path by another name."""
+        return path in self._names
+
     def has(self, path: str) -> bool:
         """Whether a problem was found at the path or beneath it."""
         return path in self._touched

@@ -66,6 +66,17 @@ class SecretSource:
     env: str | None = None
     file: Path | None = None
 
+    def __eq__(self, other: object) -> bool:
+        """Compare what was configured: a file is the same source when its content has changed."""
+        return isinstance(other, SecretSource) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return (self.file,) if self.file else (self.env, self.value)
+
 
 class SecretReader:
     """A site's secret as it is now: a file is read again when its mtime, inode or size have changed.

@@ -85,18 +85,21 @@ class Server(uvicorn.Server):
     """Serves an ASGI app on sockets that listen already; `stop` ends it."""
 
     def __init__(self, app: Any) -> None:
+        self._app = app
         super().__init__(
             uvicorn.Config(
-                app,
+                self._calmly,
+                interface="asgi3",
                 http="httptools",
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                log_level="error",  # what clients do wrong is theirs, and must not fill our log
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=75,  # longer than a usual scrape interval: Prometheus keeps its connection
-                timeout_graceful_shutdown=2 * GRACE,
+                timeout_graceful_shutdown=2 * GRACE,  # never reached: see shutdown
             )
         )
 
@@ -112,8 +115,20 @@ class Server(uvicorn.Server):
         giving_up.cancel()
 
     def _abort(self) -> None:
-        for connection in list(self.server_state.connections):
+        connections: Any = list(self.server_state.connections)
+        for connection in connections:
+            connection.pipeline.clear()
             connection.transport.abort()
+        for task in self.server_state.tasks:
+            task.cancel()
+
+    async def _calmly(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request; giving it up when the server stops is no error to log."""
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self.should_exit:
+                raise
 
     def stop(self) -> None:
         """Stop accepting, finish what is being answered, and return from `serve`."""

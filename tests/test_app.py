@@ -225,6 +225,7 @@ def test_changed_api_settings_take_a_new_client() -> None:
     async def scene(stage: Stage) -> None:
         await stage.time.run(5)
         old = stage.app._client
+        assert old is not None
         stage.config = two_sites(api={"timeout": "3s"})
         await stage.app.reload()
         assert old is not stage.app._client
@@ -245,7 +246,9 @@ def test_closing_does_not_wait_for_a_retired_client() -> None:
         await settle()
         assert len(stage.app._retired) == 1
 
-    assert played(two_sites(), scene).app._client._http.is_closed
+    client = played(two_sites(), scene).app._client
+    assert client is not None
+    assert client._http.is_closed
 
 
 def test_inline_secrets_are_warned_about() -> None:
@@ -274,5 +277,6 @@ def test_once_calls_everything_and_tells_what_failed() -> None:
 
     result = asyncio.run(play())
 
-    assert [("b", "/user/top", "internal_error")] == result.failures
+    detail = "the API answered internal_error"
+    assert [("b", "/user/top", "internal_error", detail)] == result.failures
     assert 'cryptoloot_network_difficulty{site="b"}' in result.page

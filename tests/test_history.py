@@ -334,11 +334,11 @@ def test_hashes_of_hourly_rows() -> None:
 
 
 def test_hashes_of_hourly_rows_with_gaps() -> None:
-    """A day is the 24 hours that end with the newest row, with fewer rows where some are missing."""
+    """A day is the last 24 rows, also where hours between them are missing."""
     rows = without(hourly(*range(1, 49)), 1, 30)
 
     assert 48 == row_hashes(rows, HOURLY)
-    assert sum(range(25, 49)) - 47 == day_hashes(rows, HOURLY)
+    assert sum(range(24, 49)) - 47 == day_hashes(rows, HOURLY)
     assert sum(range(1, 49)) - 47 - 18 == week_hashes(rows, HOURLY)
 
 
@@ -364,7 +364,7 @@ def test_hashes_of_cumulative_rows_with_a_gap() -> None:
     rows = without(summed(hourly(*range(1, 49))), 2)
 
     assert 48 == row_hashes(rows, CUMULATIVE)
-    assert sum(range(25, 49)) - 46 - 47 == day_hashes(rows, CUMULATIVE)
+    assert sum(range(24, 49)) - 46 - 47 == day_hashes(rows, CUMULATIVE)
     assert sum(range(2, 49)) == week_hashes(rows, CUMULATIVE)
 
 

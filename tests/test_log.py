@@ -128,7 +128,7 @@ def test_a_later_setup_reaches_earlier_loggers() -> None:
     logger.info("one")
     second = as_json()
     logger.info("two")
-    logging.getLogger("uvicorn.error").warning("three")
+    logging.getLogger("foreign").warning("three")
 
     assert ["one"] == [event["event"] for event in events(first)]
     assert ["two", "library_message"] == [event["event"] for event in events(second)]

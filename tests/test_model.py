@@ -21,7 +21,8 @@ from exporter.model import (
     decode_balance,
     decode_history,
     decode_payout,
-    decode_users,
+    decode_top_users,
+    decode_user_page,
     error_code,
 )
 
@@ -32,8 +33,18 @@ ANSWERS = Path(__file__).parent / "data" / "answers"
 BOM = b"\xef\xbb\xbf"  # msgspec refuses it: sends every answer down the slow path
 SURROGATE = "\ud800"  # so does this in a name, `"\ud800"` in JSON
 CANARY = "canary-4f1d"
-DECODERS: list[Callable[[bytes], object]] = [decode_payout, decode_balance, decode_history, decode_users]
-LISTS: list[tuple[Callable[[bytes], Any], str]] = [(decode_history, "history"), (decode_users, "users")]
+DECODERS: list[Callable[[bytes], object]] = [
+    decode_payout,
+    decode_balance,
+    decode_history,
+    decode_top_users,
+    decode_user_page,
+]
+LISTS: list[tuple[Callable[[bytes], Any], str]] = [
+    (decode_history, "history"),
+    (decode_top_users, "users"),
+    (decode_user_page, "users"),
+]
 
 PAYOUT = {"diff": 1e11, "value": 5.1, "payout": 0.7, "payoutPer1MHashes": 3e-5, "synctime": 1_699_999_200}
 ROW = {"synctime": 1_699_999_200, "hashes": 3_600_000, "hashrate": 1000}
@@ -143,7 +154,7 @@ def test_history_is_read() -> None:
 
 def test_top_users_are_read() -> None:
     """`/user/top` as documented, in its order; a balance may lie just below zero."""
-    answer = decode_users((ANSWERS / "top.json").read_bytes())
+    answer = decode_top_users((ANSWERS / "top.json").read_bytes())
 
     assert (
         User("maria", 318_801_685.0, 0.02, 0.03689529),
@@ -154,7 +165,7 @@ def test_top_users_are_read() -> None:
 
 def test_a_page_of_users_is_read() -> None:
     """`/user/list` as documented: nextPage is where the next page starts."""
-    answer = decode_users((ANSWERS / "list.json").read_bytes())
+    answer = decode_user_page((ANSWERS / "list.json").read_bytes())
 
     assert (User("anna", 256.0, 0.0, 0.0001),) == answer.entries
     assert (0, "bert") == (answer.rejected, answer.next_page)
@@ -176,7 +187,7 @@ def test_next_page(page: Any, expected: str | None, prefix: bytes) -> None:
     """A nextPage is a name, even "null"; null, an empty string and no nextPage end the walk."""
     fields = {} if page is ... else {"nextPage": page}
 
-    assert expected == decode_users(prefix + body(users=[USER], **fields)).next_page
+    assert expected == decode_user_page(prefix + body(users=[USER], **fields)).next_page
 
 
 @pytest.mark.parametrize("page", [5, True, [], {}])
@@ -184,7 +195,7 @@ def test_next_page(page: Any, expected: str | None, prefix: bytes) -> None:
 def test_next_page_of_another_type_is_refused(page: Any, prefix: bytes) -> None:
     """Half a walk is worse than none: an unreadable nextPage refuses the answer, by its path."""
     with pytest.raises(WrongShape, match=r"^\$\.nextPage: "):
-        decode_users(prefix + body(users=[USER], nextPage=page))
+        decode_user_page(prefix + body(users=[USER], nextPage=page))
 
 
 @given(number=numbers)
@@ -202,7 +213,7 @@ def test_numbers_and_numeric_strings_are_alike(number: Any) -> None:
 def test_numeric_strings(text: str) -> None:
     """A string is a number exactly when its text is a JSON number within the bounds."""
     assert float(text) == decode_balance(body(**USER | {"total": text})).total
-    assert float(text) == decode_users(body(users=[USER | {"total": text}])).entries[0].total
+    assert float(text) == decode_top_users(body(users=[USER | {"total": text}])).entries[0].total
 
 
 @pytest.mark.parametrize("number", REFUSED_NUMBERS, ids=ascii)
@@ -217,7 +228,7 @@ def test_what_is_no_number_is_refused(number: Any, field: str) -> None:
 @pytest.mark.parametrize("prefix", [b"", BOM])
 def test_an_entry_with_no_number_is_dropped(number: Any, prefix: bytes) -> None:
     """What refuses a whole answer of its own costs a list one entry."""
-    users = decode_users(prefix + body(users=[USER | {"total": number}, USER | {"name": "johnd"}]))
+    users = decode_top_users(prefix + body(users=[USER | {"total": number}, USER | {"name": "johnd"}]))
     rows = decode_history(prefix + body(history=[ROW | {"hashes": number}, ROW]))
 
     assert (["johnd"], 1) == ([user.name for user in users.entries], users.rejected)
@@ -228,7 +239,7 @@ def test_an_entry_with_no_number_is_dropped(number: Any, prefix: bytes) -> None:
 @pytest.mark.parametrize("prefix", [b"", BOM])
 def test_numbers_no_float_can_hold(number: bytes, prefix: bytes) -> None:
     """A JSON number beyond every float, whatever its length, is out of bounds."""
-    users = decode_users(prefix + raw(number, users=[USER | {"total": "@"}, USER | {"name": "johnd"}]))
+    users = decode_top_users(prefix + raw(number, users=[USER | {"total": "@"}, USER | {"name": "johnd"}]))
 
     assert (["johnd"], 1) == ([user.name for user in users.entries], users.rejected)
     with pytest.raises(WrongShape, match=r"^\$\.value: "):
@@ -274,7 +285,7 @@ def test_success(success: Any, extra: dict[str, Any]) -> None:
         **extra,
     }
 
-    assert ["Payout", "User", "Entries", "Entries"] == [
+    assert ["Payout", "User", *["Entries"] * 3] == [
         type(decode(body(**fields))).__name__ for decode in DECODERS
     ]
 
@@ -388,7 +399,7 @@ def test_bad_utf8_in_a_field_nobody_reads(decode: Callable[[bytes], object]) -> 
 
 def test_a_byte_order_mark_is_skipped() -> None:
     """A BOM does not cost the answer."""
-    answer = decode_users((ANSWERS / "bom.json").read_bytes())
+    answer = decode_top_users((ANSWERS / "bom.json").read_bytes())
 
     assert (User("maria", 1.0, 0.0, 0.0),) == answer.entries
 
@@ -429,7 +440,7 @@ def test_balance_needs_every_field(field: str) -> None:
 
 def test_readable_entries_stay() -> None:
     """Duplicates, empty names and what cannot be read are dropped and counted; the rest stays, first come."""
-    answer = decode_users((ANSWERS / "half-readable.json").read_bytes())
+    answer = decode_top_users((ANSWERS / "half-readable.json").read_bytes())
 
     assert [("maria", 3.0), ("johnd", 9.0)] == [(user.name, user.total) for user in answer.entries]
     assert 8 == answer.rejected
@@ -447,7 +458,7 @@ def test_readable_rows_stay() -> None:
 def test_the_first_of_one_name_stays(odd: list[dict[str, Any]]) -> None:
     """A name's second entry is rejected, on the fast path and on the slow one, even if it says more."""
     users = [USER, USER | {"total": 5}, USER | {"name": "MARIA"}, *odd]
-    answer = decode_users(body(users=users))
+    answer = decode_top_users(body(users=users))
 
     assert [318_801_685.0, 318_801_685.0] == [user.total for user in answer.entries[:2]]
     assert 1 == answer.rejected
@@ -456,7 +467,7 @@ def test_the_first_of_one_name_stays(odd: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("odd", [[], [USER | {"name": SURROGATE}]])
 def test_an_empty_name_is_rejected(odd: list[dict[str, Any]]) -> None:
     """Nobody is called "": the entry is rejected on both paths."""
-    answer = decode_users(body(users=[USER | {"name": ""}, USER, *odd]))
+    answer = decode_top_users(body(users=[USER | {"name": ""}, USER, *odd]))
 
     assert "maria" == answer.entries[0].name
     assert 1 == answer.rejected
@@ -464,7 +475,7 @@ def test_an_empty_name_is_rejected(odd: list[dict[str, Any]]) -> None:
 
 def test_hostile_names_are_names() -> None:
     """Names are the visitors' own: all are kept as they are, the lone surrogate included."""
-    answer = decode_users((ANSWERS / "hostile-names.json").read_bytes())
+    answer = decode_top_users((ANSWERS / "hostile-names.json").read_bytes())
 
     assert [
         SURROGATE,
@@ -480,7 +491,7 @@ def test_hostile_names_are_names() -> None:
 
 def test_a_lone_surrogate_in_a_number_costs_its_entry() -> None:
     """A number that is no text at all is unreadable like any other: it costs its entry alone."""
-    users = decode_users(body(users=[USER, USER | {"name": "johnd", "total": SURROGATE}]))
+    users = decode_top_users(body(users=[USER, USER | {"name": "johnd", "total": SURROGATE}]))
     rows = decode_history(body(history=[ROW, ROW | {"synctime": SURROGATE}]))
 
     assert (["maria"], 1) == ([user.name for user in users.entries], users.rejected)
@@ -497,7 +508,7 @@ def test_a_lone_surrogate_in_a_field_name(decode: Callable[[bytes], object], fie
 
 
 @pytest.mark.parametrize(
-    ("decode", "key", "entry"), [(decode_users, "users", USER), (decode_history, "history", ROW)]
+    ("decode", "key", "entry"), [(decode_top_users, "users", USER), (decode_history, "history", ROW)]
 )
 def test_a_lone_surrogate_in_an_entrys_field_name(
     decode: Callable[[bytes], Any], key: str, entry: dict[str, Any]
@@ -561,8 +572,8 @@ def test_fast_path_and_slow_path_agree(document: dict[str, Any]) -> None:
 @given(users=st.lists(good_users, max_size=6), page=st.none() | st.text())
 def test_an_odd_name_changes_nothing_for_the_others(users: list[dict[str, Any]], page: str | None) -> None:
     """A lone surrogate sends all users down the slow path: they come out as on the fast one."""
-    fast = decode_users(body(users=users, nextPage=page))
-    slow = decode_users(body(users=[*users, USER | {"name": SURROGATE}], nextPage=page))
+    fast = decode_top_users(body(users=users, nextPage=page))
+    slow = decode_top_users(body(users=[*users, USER | {"name": SURROGATE}], nextPage=page))
 
     assert fast.entries == slow.entries[:-1]
     assert SURROGATE == slow.entries[-1].name
@@ -572,7 +583,7 @@ def test_an_odd_name_changes_nothing_for_the_others(users: list[dict[str, Any]],
 @given(users=user_lists)
 def test_every_user_is_read_or_rejected(users: list[Any]) -> None:
     """Entries and rejected add up to the list; names are unique and not empty."""
-    answer = decode_users(body(users=users))
+    answer = decode_top_users(body(users=users))
 
     assert len(users) == len(answer.entries) + answer.rejected
     assert len(answer.entries) == len({user.name for user in answer.entries} - {""})

@@ -66,7 +66,8 @@ class Rig:
         self.api = Api(self.time)
         self.store = Store()
         self.own = ExporterMetrics("0", "0")
-        self.poller = Poller(self.store, self.own, self.time.clock)
+        self.concealed: list[str] = []
+        self.poller = Poller(self.store, self.own, self.time.clock, self.concealed.extend)
         self.client = Client(config.api, "test", httpx.MockTransport(self.api))
         self.config = config
 
@@ -393,6 +394,32 @@ def test_another_source_forgets_data_and_keeps_counters() -> None:
     polling(parsed(), scene)
 
 
+def test_a_changed_site_keeps_what_the_api_asked_for() -> None:
+    """A site whose count of users changes still waits as long as Retry-After said."""
+
+    async def scene(rig: Rig) -> None:
+        rig.api.answer = lambda _site, _path: reply(429, headers={"Retry-After": "900"})
+        await rig.time.run(10)
+        rig.apply(parsed(poll={"top_users": {"count": 5}}))
+        await rig.time.run(880)
+        assert len(rig.api.times("/user/top")) == 1
+
+    polling(parsed(), scene)
+
+
+def test_what_is_only_shown_changes_no_poll() -> None:
+    """Another currency, or another endpoint's interval, leaves a loop's due time as it is."""
+
+    async def scene(rig: Rig) -> None:
+        await rig.time.run(10)
+        loop = rig.poller._loops["demo", Endpoint.PAYOUT]
+        sites = [{"name": "demo", "secret_env": "SECRET_demo", "currency": "UPX"}]
+        rig.apply(parsed(sites=sites, poll={"history": {"interval": "2m"}}))
+        assert loop is rig.poller._loops["demo", Endpoint.PAYOUT]
+
+    polling(parsed(), scene)
+
+
 def test_a_changed_interval_keeps_the_data() -> None:
     """A site whose polls are configured anew keeps what it knows."""
 
@@ -423,8 +450,11 @@ def test_a_rotated_secret_file_ends_the_back_off(tmp_path: Path) -> None:
         file.write_text("new")
         await rig.time.run(10)
         assert rig.record(Endpoint.PAYOUT).up is True
+        known = rig.store["demo"].payout
+        rig.apply()
+        assert known is rig.store["demo"].payout
 
-    polling(config, scene)
+    assert "new" in polling(config, scene).concealed
 
 
 def test_a_secret_file_that_vanishes_keeps_the_last_secret(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ seconds = st.floats(0.5, 7200)
 def test_due_times_lie_on_the_grid(interval: float, share: float, now: float, late: float) -> None:
     """Due times are phase + k * interval, later than now, and never more than an interval away."""
     schedule = Schedule(interval, 5 * interval, share * interval)
-    _, due = schedule.succeeded(now, now + late * interval)
+    _, due = schedule.succeeded(now, now + late * interval, off_grid=False)
 
     periods = (due - schedule.phase) / interval
     assert abs(periods - round(periods)) < 1e-3
@@ -50,7 +50,7 @@ def test_retry_after_is_obeyed_up_to_an_hour(expected: float, asked: float) -> N
 
 def test_the_first_success_goes_back_to_the_grid() -> None:
     """After failures the next poll is the first phase at least one interval after the poll that succeeded."""
-    after, due = Schedule(60, 300, 10.0, failures=3).succeeded(75.0, 76.0)
+    after, due = Schedule(60, 300, 10.0, failures=3).succeeded(75.0, 76.0, off_grid=True)
 
     assert (0, 190.0) == (after.failures, due)
 

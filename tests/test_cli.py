@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from exporter import __version__, simulator
+from exporter.cli import main
+from exporter.server import Server, address_of, listen
+from exporter.simulator import World
+from tests.conftest import REPOSITORY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    Captured = pytest.CaptureFixture[str]
+
+SECRET = "canary/of&demo=+% é"
+SIX_MISTAKES = REPOSITORY / "tests" / "data" / "config" / "six-mistakes.yaml"
+GOOD = """
+api: {timeout: 7s}
+sites:
+  - {name: shop, secret_env: SHOP_SECRET}
+  - {name: blog, secret: canary-of-blog}
+poll: {payout: {interval: 90s}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty directory and an environment without secrets; leave logging as it was."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("CRYPTOLOOT_SECRET", "CRYPTOLOOT_SECRET_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    root = logging.getLogger()
+    level, handlers = root.level, [*root.handlers]
+    yield
+    structlog.reset_defaults()
+    root.handlers = handlers
+    root.setLevel(level)
+
+
+def misused(*arguments: str) -> int | str | None:
+    """Return the code with which the parser ends the program."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code
+
+
+def reports(lines: str) -> list[str]:
+    """Return what was written, without the log."""
+    return [line for line in lines.splitlines() if not line.startswith("{")]
+
+
+@contextmanager
+def simulated() -> Iterator[str]:
+    """Serve the simulator in a thread; yield its URL."""
+    world = World(1, time.time)
+    world.add("demo", SECRET, users=5)
+    (listening,) = listen(["127.0.0.1:0"])
+    server = Server(simulator.app(world))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+    thread.start()
+    try:
+        yield f"http://{address_of(listening)}"
+    finally:
+        server.stop()
+        thread.join(10)
+        listening.close()
+
+
+def write_site(directory: Path, url: str) -> None:
+    document = {"api": {"url": url}, "sites": [{"name": "demo", "secret_env": "DEMO_SECRET"}]}
+    (directory / "config.yaml").write_text(json.dumps(document))
+
+
+# ------------------------------------------------------------------------------------------------- usage
+
+
+def test_version(capsys: Captured) -> None:
+    """`--version` names the program and its version, and is no failure."""
+    assert 0 == misused("--version")
+    assert f"cryptoloot-exporter {__version__}\n" == capsys.readouterr().out
+
+
+def test_help_names_the_commands(capsys: Captured) -> None:
+    """`--help` lists every command."""
+    assert 0 == misused("--help")
+
+    text = capsys.readouterr().out
+    assert [] == [name for name in ("run", "demo", "check", "simulate", "health") if name not in text]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["--frobnicate"],
+        ["check", "--frobnicate"],
+        ["check", "surplus"],
+        ["check", "--config.fil=config.yaml"],  # no abbreviations: they would change meaning with a new flag
+        ["run", "--secret=canary"],
+        ["health"],
+        ["demo", "--users=0"],
+        ["demo", "--users=many"],
+        ["demo", "--seed=one"],
+        ["simulate", "--users=-1"],
+    ],
+)
+def test_wrong_usage_is_2(capsys: Captured, arguments: list[str]) -> None:
+    """What the parser does not take ends with 2 and how to use it, and nothing on stdout."""
+    assert 2 == misused(*arguments)
+
+    written = capsys.readouterr()
+    assert "" == written.out
+    assert written.err.startswith("usage: cryptoloot-exporter")
+
+
+@pytest.mark.parametrize("flag", ["--log.level=loud", "--log.format=xml"])
+def test_log_flags_have_their_choices(capsys: Captured, flag: str) -> None:
+    """A level or a format there is not is refused, with those there are."""
+    assert 2 == misused("check", flag)
+
+    text = capsys.readouterr().err
+    assert "debug" in text
+    assert "console" in text
+
+
+# ------------------------------------------------------------------------------------------------- check
+
+
+def test_check_prints_what_a_config_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """A good config is 0: its meaning with defaults filled in and secrets masked, warnings beside it."""
+    monkeypatch.setenv("SHOP_SECRET", "canary-of-shop")
+    (tmp_path / "config.yaml").write_text(GOOD)
+
+    assert 0 == main(["check"])
+    out, err = capsys.readouterr()
+    assert [] == [text for text in ("timeout: 7s", "1m30s", "SHOP_SECRET", "blog") if text not in out]
+    assert "canary" not in out + err
+    assert err.startswith("warning: sites[1].secret: ")
+    assert 1 == err.count("\n")
+
+
+def test_check_warns_of_nothing_when_all_is_well(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    """A config without anything unwise leaves stderr empty."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET", "canary")
+
+    assert 0 == main(["check"])
+    assert "" == capsys.readouterr().err
+
+
+def test_check_tells_all_mistakes_at_once(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    """Six mistakes are six lines, each with its path, and 2."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET", "canary")
+    paths = [
+        "api.timout",
+        "api.url",
+        "sites[1].name",
+        "sites[1].secret_env",
+        "sites[1].poll.top_users.count",
+        "poll.payout.interval",
+    ]
+
+    assert 2 == main(["check", f"--config.file={SIX_MISTAKES}"])
+    out, err = capsys.readouterr()
+    first, *problems = err.splitlines()
+    assert "" == out
+    assert first.startswith(str(SIX_MISTAKES))
+    assert paths == [problem.split()[0] for problem in problems]
+
+
+def test_run_tells_the_same_mistakes(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    """`run` with a bad config is 2 and says what `check` says, before it listens or polls."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET", "canary")
+    flag = f"--config.file={SIX_MISTAKES}"
+
+    assert 2 == main(["check", flag])
+    checked = capsys.readouterr().err
+    assert 2 == main(["run", "--web.listen-address=127.0.0.1:0", flag])
+    assert checked == capsys.readouterr().err
+
+
+def test_nothing_given_tells_what_to_do(capsys: Captured) -> None:
+    """Without file and environment: 2, and both ways out are named."""
+    assert 2 == main(["check"])
+
+    text = capsys.readouterr().err
+    assert [] == [way for way in ("--config.file", "CRYPTOLOOT_SECRET") if way not in text]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "nowhere/config.yaml", "."])
+def test_a_file_that_was_asked_for_must_be_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, name: str
+) -> None:
+    """A given --config.file that cannot be read is 2, whatever the environment could do instead."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET", "canary")
+
+    assert 2 == main(["check", f"--config.file={name}"])
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert err.startswith(f"{name}: ")
+
+
+def test_the_environment_is_enough(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    """CRYPTOLOOT_SECRET without a file is one site named default."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET", "canary")
+
+    assert 0 == main(["check"])
+    out = capsys.readouterr().out
+    assert "- name: default\n  secret_env: CRYPTOLOOT_SECRET\n" in out
+    assert "canary" not in out
+
+
+def test_the_file_goes_before_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """Where config.yaml exists, the environment alone adds no site."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET", "canary")
+    monkeypatch.setenv("SHOP_SECRET", "canary")
+    (tmp_path / "config.yaml").write_text(GOOD)
+
+    assert 0 == main(["check"])
+    assert "default" not in capsys.readouterr().out
+
+
+def test_check_online_shows_what_would_be_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """With an API that answers: 0, and the page follows the config on stdout."""
+    monkeypatch.setenv("DEMO_SECRET", SECRET)
+    with simulated() as url:
+        write_site(tmp_path, url)
+        code = main(["check", "--online"])
+    out, err = capsys.readouterr()
+
+    assert (0, []) == (code, reports(err))
+    assert 'cryptoloot_network_difficulty{site="demo"}' in out
+    assert 'cryptoloot_user_hashes_total{site="demo",user="johnd"}' in out
+    assert "canary" not in out + err
+
+
+def test_check_online_is_as_quiet_as_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """The log flags hold for `check` too: with debug and json each poll is a JSON line on stderr."""
+    monkeypatch.setenv("DEMO_SECRET", SECRET)
+    with simulated() as url:
+        write_site(tmp_path, url)
+        main(["check", "--online", "--log.level=debug", "--log.format=json"])
+        talkative = capsys.readouterr().err
+        main(["check", "--online", "--log.level=error"])
+
+    assert ["poll_succeeded"] * 3 == [json.loads(line)["event"] for line in talkative.splitlines()]
+    assert "" == capsys.readouterr().err
+
+
+def test_check_online_tells_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """With a wrong secret: 1, a line for each endpoint with the reason, and the secret nowhere."""
+    monkeypatch.setenv("DEMO_SECRET", "wrong-canary&=+")
+    with simulated() as url:
+        write_site(tmp_path, url)
+        code = main(["check", "--online"])
+    out, err = capsys.readouterr()
+
+    failed = [
+        f"failed: demo {path}: invalid_secret: the API answered invalid_secret"
+        for path in ("/stats/history", "/stats/payout", "/user/top")
+    ]
+    assert 1 == code
+    assert failed == sorted(reports(err))
+    assert 'cryptoloot_up{endpoint="/user/top",site="demo"} 0' in out
+    assert "canary" not in out + err
+
+
+# ------------------------------------------------------------------------------------------------- the rest
+
+
+def test_health_without_a_listener(capsys: Captured) -> None:
+    """Nobody behind the socket is 1, and the reason names the socket."""
+    assert 1 == main(["health", "--web.health-socket=absent.sock"])
+
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert "absent.sock" in err
+
+
+@pytest.mark.parametrize(
+    ("expected", "incident"),
+    [
+        ("SITE:KIND:START:LENGTH", "outage"),
+        ("SITE:KIND:START:LENGTH", "demo:outage:1m"),
+        ("unknown kind", "demo:earthquake:0s:1m"),
+        ("no duration", "demo:outage:soon:1m"),
+        ("no duration", "demo:outage:0s:-1m"),
+        ("no such site; there are demo", "shop:outage:0s:1m"),
+    ],
+)
+def test_an_incident_that_cannot_be_is_told(capsys: Captured, expected: str, incident: str) -> None:
+    """`simulate` refuses what it cannot play with 2, the flag, the text and what is wrong with it."""
+    assert 2 == main(["simulate", "--web.listen-address=127.0.0.1:0", f"--incident={incident}"])
+
+    text = capsys.readouterr().err
+    assert text.startswith("--incident")
+    assert incident in text
+    assert expected in text
+
+
+@pytest.mark.parametrize("text", ["canary-secret", "=canary-secret", "canary="])
+def test_sites_without_name_or_secret_are_not_echoed(capsys: Captured, text: str) -> None:
+    """What may be a secret in the wrong place is refused without being repeated."""
+    assert 2 == misused("simulate", f"--sites={text}")
+
+    written = capsys.readouterr()
+    assert "NAME=SECRET" in written.err
+    assert "canary" not in written.out + written.err
+
+
+@pytest.mark.parametrize("second", ["a=other", "b=canary"])
+def test_sites_need_names_and_secrets_of_their_own(capsys: Captured, second: str) -> None:
+    """Two simulated sites of one name or one secret are wrong usage, and the secret stays unsaid."""
+    assert 2 == main(
+        ["simulate", "--web.listen-address=127.0.0.1:0", "--sites=a=canary", f"--sites={second}"]
+    )
+
+    text = capsys.readouterr().err
+    assert "--sites" in text
+    assert "canary" not in text
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "simulate"])
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999", "::1:80"])
+def test_a_bad_address_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, command: str, address: str
+) -> None:
+    """An address that is none is 2, and the one thing said is what was expected instead."""
+    monkeypatch.setenv("DEMO_SECRET", "canary")
+    write_site(tmp_path, "http://127.0.0.1:1")
+
+    assert 2 == main([command, f"--web.listen-address={address}", "--log.level=warning"])
+    out, err = capsys.readouterr()
+    assert ("", 1) == (out, err.count("\n"))
+    assert f"{address!r}: " in err
+    assert "for example" in err
