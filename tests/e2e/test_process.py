@@ -141,7 +141,8 @@ def test_it_stops_while_a_name_is_looked_up(tmp_path: Path) -> None:
     source, library = tmp_path / "slow.c", tmp_path / "slow.so"
     source.write_text(SLOW_RESOLVER)
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
-    write_config(tmp_path, 1, *inline("a"), api={"url": "https://slow.invalid"})
+    document = {"api": {"url": "https://slow.invalid"}, "sites": inline("a")}
+    (tmp_path / "config.yaml").write_text(json.dumps(document))
     environ = {"LD_PRELOAD": str(library)}
     with running(tmp_path, environ=environ) as (program, port):
         assert until(lambda: ready(port))
