@@ -27,6 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "web": {"exposition", "metrics", "snapshot", "history", "config"},
     "server": {"config"},
+    "auth": {"webconfig"},
+    "webconfig": {"config", "schema", "secret"},
     "poller": {"api", "metrics", "snapshot", "history", "model", "config", "secret", "schedule"},
     "exposition": {"metrics", "snapshot"},
     "metrics": {"snapshot", "history", "model", "config"},
