@@ -6,6 +6,7 @@ Here, and nowhere else, the parts get the clocks, chance and the network.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from exporter import __version__, log
 from exporter.api import Client, Unusable
 from exporter.config import ConfigError
 from exporter.exposition import Format, Pages
+from exporter.guard import Guard
+from exporter.health import HealthSocket
 from exporter.metrics import ExporterMetrics, subject
 from exporter.poller import Clock, Poller
 from exporter.schema import Problem
-from exporter.server import HealthSocket, Server, address_of, listen
+from exporter.server import Server, address_of, listen
 from exporter.snapshot import Now, Store
 from exporter.web import Hooks, Web
 
@@ -31,9 +34,11 @@ if TYPE_CHECKING:
     import httpx
 
     from exporter.config import Config
+    from exporter.guard import Staged
 
 logger = structlog.get_logger()
 
+WATCH = 1.0  # seconds between looks at the web config and the files it names
 USER_AGENT = f"cryptoloot-exporter/{__version__}"
 REAL = Clock(lambda: Now(time.time(), time.monotonic()), asyncio.sleep, random.random)
 
@@ -45,6 +50,7 @@ class Options:
     addresses: tuple[str, ...]
     lifecycle: bool = False
     health_socket: Path | None = None
+    web_config: Path | None = None
     revision: str = "unknown"
 
 
@@ -71,9 +77,10 @@ class App:
         self._pages = Pages(self._store, self._own, [])
         self._reloading = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
-        hooks = Hooks(clock.now, self._standing_still, lambda: self._server.started, self._hook())
-        self.web = Web(self._pages, hooks)
-        self._server = Server(self.web)
+        self._guard = Guard(options.web_config, os.urandom(32))
+        hooks = Hooks(clock.now, self._standing_still, self._ready, self._hook())
+        self.web = Web(self._pages, hooks, self._guard)
+        self._server: Server | None = None
         self._health = (
             HealthSocket(options.health_socket, self._standing_still) if options.health_socket else None
         )
@@ -82,18 +89,21 @@ class App:
 
     async def run(self, announce: Callable[[list[str]], None] = lambda _: None) -> None:
         """Serve until `stop`; `announce` is told the addresses. Raises ConfigError or AddressError."""
-        config = self._load()
+        config, staged = self._load(), self._guard.read()
+        self._guard.take(staged)
+        self._server = Server(self.web, context=staged.context, admits=self._guard.admits)
         sockets = listen(self._options.addresses)  # before any poll: what cannot be served need not be asked
+        watching = asyncio.create_task(self._watch())
         try:
             if self._health:
                 await self._health.start()
             self._begin(config)
             addresses = [address_of(opened) for opened in sockets]
-            for address in addresses:
-                logger.info("listening", address=address)
+            self._say_how(addresses, config)
             announce(addresses)
             await self._server.serve(sockets)
         finally:
+            watching.cancel()
             for opened in sockets:
                 opened.close()
             if self._health:
@@ -109,29 +119,41 @@ class App:
         self._apply(config, _made(config, self._transport))
 
     async def reload(self) -> list[str]:
-        """Take a changed config; return why not when it is refused, and everything stays as it was."""
+        """Take changed files; return why not when one is refused, and everything stays as it was."""
         async with self._reloading:
             try:
-                config = self._load()
+                config, staged = self._load(), self._guard.reread()
                 same = self._client if config.api == self._config.api else None
                 client = same or _made(config, self._transport)
             except ConfigError as error:
-                problems = [str(problem) for problem in error.problems]
-                self._own.reload_successful.set(0)
-                logger.error("reload_failed", problems=problems)  # noqa: TRY400 - they are the whole story
-                return problems
+                return self._refused("reload_failed", error)
             if self._client and client is not self._client:
                 self._retire(self._client, self._config.api.timeout)
             self._apply(config, client)
+            await self._renew(staged)
             logger.info("reloaded", sites=len(config.sites))
+            return []
+
+    async def reload_web_config(self) -> list[str]:
+        """Take a changed web config; return why not when it is refused, and the old one stays."""
+        async with self._reloading:
+            try:
+                staged = self._guard.reread()
+            except ConfigError as error:
+                return self._refused("web_config_refused", error)
+            await self._renew(staged)
+            self._own.loaded(self._clock.now().wall)
+            logger.info("web_config_changed", notes=list(self._guard.notes()))
             return []
 
     def stop(self) -> None:
         """Let `run` return: answers are finished, but not for longer than a second."""
-        self._server.stop()
+        if self._server:
+            self._server.stop()
 
     async def close(self) -> None:
         """End the polls and the connections."""
+        self._guard.close()
         await self._poller.stop()
         for task in self._retired:
             task.cancel()
@@ -159,12 +181,61 @@ class App:
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
 
+    def _refused(self, event: str, error: ConfigError) -> list[str]:
+        problems = [str(problem) for problem in error.problems]
+        self._own.reload_successful.set(0)
+        logger.error(event, problems=problems)
+        return problems
+
+    async def _renew(self, staged: Staged) -> None:
+        if self._server:
+            await self._guard.renew(staged, self._server)
+        else:
+            self._guard.take(staged)
+
+    async def _watch(self) -> None:
+        """Take changes of the web config, its certificates and keys as they are made."""
+        while True:
+            await self._clock.sleep(WATCH)
+            try:
+                if self._guard.changed():
+                    await self.reload_web_config()
+            except Exception as error:  # noqa: BLE001 - a certificate that is not renewed must not go unnoticed
+                self._own.reload_successful.set(0)
+                logger.error("web_config_failed", error=type(error).__name__)  # noqa: TRY400 - may hold PEM
+
+    def _say_how(self, addresses: list[str], config: Config) -> None:
+        """Log where and how it listens, and what strangers could read there."""
+        for address in addresses:
+            logger.info(
+                "listening", address=address, scheme=self._guard.scheme, guarded=self._guard.restricts
+            )
+        for note in self._guard.notes():
+            logger.warning("config_warning", problem=note)
+        public = [address for address in addresses if not address.startswith(("127.", "[::1]"))]
+        if public and config.users.names == "plain" and not self._guard.restricts:
+            problem = "users.names: anybody who reaches the listener reads plain user names: guard it with "
+            logger.warning(
+                "config_warning", problem=f"{problem}--web.config.file, or set names to hmac or off"
+            )
+
+    def _ready(self) -> bool:
+        return self._server is not None and self._server.started
+
     def _standing_still(self) -> list[str]:
         return self._poller.standing_still(self._clock.now())
 
     def _hook(self) -> Callable[[], asyncio.Future[list[str]]] | None:
         # A client that goes away must not stop a reload half-way.
         return (lambda: asyncio.ensure_future(self.reload())) if self._options.lifecycle else None
+
+
+def check_web_config(path: Path | None) -> tuple[str, ...]:
+    """Read a web config as `run` would, and return its notes. Raises ConfigError."""
+    guard = Guard(path, b"")
+    staged = guard.read()
+    guard.close()
+    return staged.config.notes
 
 
 def _made(config: Config, transport: httpx.AsyncBaseTransport | None) -> Client:

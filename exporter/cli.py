@@ -16,7 +16,8 @@ import uvloop
 
 from exporter import __version__, app, config, log
 from exporter.config import ConfigError
-from exporter.server import AddressError, Server, address_of, ask_health, listen
+from exporter.health import ask_health
+from exporter.server import AddressError, Server, address_of, listen, raise_open_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = make("check", help="read the config and print what it means, or every problem")
     _config_flag(check)
+    _web_config_flag(check)
     _log_flags(check, "error")
     check.add_argument("--online", action="store_true", help="also call each endpoint once")
     check.set_defaults(command=_check)
@@ -135,6 +137,16 @@ def _config_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _web_config_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--web.config.file",
+        dest="web_config",
+        type=Path,
+        metavar="PATH",
+        help="TLS, basic authentication and headers, in the format of Prometheus' exporter-toolkit",
+    )
+
+
 def _serving_flags(parser: argparse.ArgumentParser, address: str) -> None:
     parser.add_argument(
         "--web.listen-address",
@@ -144,6 +156,7 @@ def _serving_flags(parser: argparse.ArgumentParser, address: str) -> None:
         help=f"where to serve, IPv6 in brackets; repeatable (default: {address})",
     )
     parser.set_defaults(default_address=address)
+    _web_config_flag(parser)
     parser.add_argument(
         "--web.enable-lifecycle", dest="lifecycle", action="store_true", help="allow POST /-/reload"
     )
@@ -204,7 +217,7 @@ def _load(flags: argparse.Namespace) -> config.Config:
 def _options(flags: argparse.Namespace) -> app.Options:
     addresses = tuple(flags.addresses or [flags.default_address])
     revision = os.environ.get(REVISION, "unknown")
-    return app.Options(addresses, flags.lifecycle, flags.health_socket, revision)
+    return app.Options(addresses, flags.lifecycle, flags.health_socket, flags.web_config, revision)
 
 
 def _run(flags: argparse.Namespace) -> int:
@@ -213,8 +226,9 @@ def _run(flags: argparse.Namespace) -> int:
 
 def _check(flags: argparse.Namespace) -> int:
     found = _load(flags)
+    notes = app.check_web_config(flags.web_config)
     print(config.masked(found), end="")
-    for warning in found.warnings:
+    for warning in (*found.warnings, *notes):
         print(f"warning: {warning}", file=sys.stderr)
     if not flags.online:
         return FINE
@@ -330,6 +344,7 @@ def _until_stopped(work: Coroutine[None, None, None]) -> int:
 
     Closing would wait for host names being looked up, which nothing can cancel and may take half a minute.
     """
+    raise_open_files()
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
         runner.run(work)

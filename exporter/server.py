@@ -1,27 +1,26 @@
-"""uvicorn as this project runs it: on sockets of ours, without signal handlers, gone within two seconds.
-
-Also the health socket, a Unix socket that says in one line whether the process is well.
-"""
+"""uvicorn as this project runs it: on sockets of ours, with limits on clients, gone within two seconds."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import resource
 import socket
-import stat
-from typing import TYPE_CHECKING, Any
+import typing
+from dataclasses import dataclass
+from http import HTTPStatus
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    import ssl
+    from collections.abc import Iterator, Sequence
 
 BACKLOG = 1024
 GRACE = 1  # seconds a slow reader gets when the process stops
-HEALTH_TIMEOUT = 1.0  # seconds for connecting, and again for the answer
-HEALTHY = b"ok\n"
 
 
 class AddressError(Exception):
@@ -81,16 +80,198 @@ def address_of(listening: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class Server(uvicorn.Server):
-    """Serves an ASGI app on sockets that listen already; `stop` ends it."""
+def raise_open_files() -> None:
+    """Raise the soft limit of open files to the hard one: every connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
-    def __init__(self, app: Any) -> None:
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may take: bytes, seconds, connections."""
+
+    head_bytes: int = 16 * 1024
+    head_seconds: float = 5.0  # from connecting, or from the head's first byte
+    handshake_seconds: float = 5.0
+    body_bytes: int = 64 * 1024
+    stall_seconds: float = 30.0  # without a byte of the answer taken
+    connections: int = 2000
+
+
+class Crowd:
+    """The open connections by what they do, the oldest first: who has to go when there are too many."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._most = limits.connections
+        self._new: dict[Protocol, None] = {}  # without a whole request so far
+        self._idle: dict[Protocol, None] = {}  # between requests
+        self._busy: set[Protocol] = set()
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._idle) + len(self._busy)
+
+    def joined(self, connection: Protocol) -> None:
+        """Take in a new connection; past the limit the oldest without a whole request is closed for it."""
+        if len(self) >= self._most:
+            for oldest in (*islice(self._new, 1), *islice(self._idle, 1))[:1]:
+                self.left(oldest)
+                oldest.transport.abort()
+        self._new[connection] = None
+
+    def asked(self, connection: Protocol) -> None:
+        """Note a whole request head."""
+        self.left(connection)
+        self._busy.add(connection)
+
+    def answered(self, connection: Protocol) -> None:
+        """Note that the connection waits for its next request."""
+        self.left(connection)
+        self._idle[connection] = None
+
+    def left(self, connection: Protocol) -> None:
+        """Forget a connection."""
+        self._new.pop(connection, None)
+        self._idle.pop(connection, None)
+        self._busy.discard(connection)
+
+
+class Admission(typing.Protocol):
+    """Judges a connection by its transport, once TLS is up."""
+
+    def __call__(self, transport: asyncio.Transport, /) -> bool:
+        """Whether to serve it."""
+
+
+def _all(_transport: asyncio.Transport, /) -> bool:
+    return True
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with deadlines and sizes; `limits`, `crowd` and `admits` are set by a subclass."""
+
+    limits: ClassVar[Limits]
+    crowd: ClassVar[Crowd]
+    admits: ClassVar[Admission]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock of the first head; refuse whom the listener does not admit."""
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._in_head = True
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        super().connection_made(transport)
+        if not type(self).admits(transport):
+            transport.abort()
+            return
+        self.crowd.joined(self)
+        self._deadline = self.loop.call_later(self.limits.head_seconds, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop all clocks."""
+        self.crowd.left(self)
+        for timer in (self._deadline, self._stall, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, and count what a head has taken so far."""
+        if self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._in_head:
+            return
+        if self._head_bytes > self.limits.head_bytes:
+            self._refuse(431, b"the request's head is too large")
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self.limits.head_seconds, self.transport.abort)
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._in_head = True
+        self._body_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """End a head in time; one that came in a single large piece is measured here."""
+        self._in_head = False
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._head_bytes > self.limits.head_bytes:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > self.limits.head_bytes:
+                self._refuse(431, b"the request's head is too large")
+                return
+        self._head_bytes = 0
+        self.crowd.asked(self)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take what a body may have, also after its answer: nobody reads it."""
+        self._body_bytes += len(body)
+        if self._body_bytes > self.limits.body_bytes:
+            self.transport.abort()
+        elif self.cycle is not None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self._head_bytes = 0
+        if self.cycle is not None:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Watch that the answer is taken."""
+        super().on_response_complete()
+        if not self.pipeline:
+            self.crowd.answered(self)
+        if self._stall is None and self.transport.get_write_buffer_size():
+            self._watch(self.transport.get_write_buffer_size())
+
+    def _watch(self, left: int) -> None:
+        self._stall = self.loop.call_later(self.limits.stall_seconds, self._stalled, left)
+
+    def _stalled(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._stall = None
+        if left >= before:
+            self.transport.abort()
+        elif left:
+            self._watch(left)
+
+    def _refuse(self, status: int, reason: bytes) -> None:
+        head = b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode())
+        fields = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(head + fields % (len(reason) + 1) + reason + b"\n")
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Serves an ASGI app on sockets that listen already; `stop` ends it.
+
+    `admits` judges a connection by its transport once TLS is up; `context` is None for plain HTTP.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        limits: Limits = Limits(),
+        context: ssl.SSLContext | None = None,
+        admits: Admission = _all,
+    ) -> None:
         self._app = app
+        self._limits = limits
+        self._context = context
+        rules = {"limits": limits, "crowd": Crowd(limits), "admits": staticmethod(admits)}
         super().__init__(
             uvicorn.Config(
                 self._calmly,
                 interface="asgi3",
-                http="httptools",
+                http=type("Connection", (Protocol,), rules),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -107,6 +288,41 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the command line: uvicorn would raise SIGTERM anew after its own shutdown."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept on the sockets."""
+        self._sockets = sockets or []
+        self.servers = [await self._accepting(each.dup()) for each in self._sockets]
+        self.started = True
+
+    async def renew(self, context: ssl.SSLContext) -> None:
+        """Take another TLS context for connections from now on; those that are open go on as they are.
+
+        A context that is swapped within a listener keeps its old rules for client certificates, so new
+        listeners take over on duplicates of the sockets, whose queues they share: no client notices.
+        """
+        self._context = context
+        old, self.servers = self.servers, [await self._accepting(each.dup()) for each in self._sockets]
+        for server in old:
+            server.close()
+
+    async def _accepting(self, listening: socket.socket) -> asyncio.Server:
+        listening.setblocking(False)
+        return await asyncio.get_running_loop().create_server(
+            self._connection,
+            sock=listening,
+            ssl=self._context,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=self._limits.handshake_seconds if self._context else None,
+            ssl_shutdown_timeout=GRACE if self._context else None,
+        )
+
+    def _connection(self) -> asyncio.Protocol:
+        protocol: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what is being answered, and give up on slow readers before uvicorn would cancel tasks."""
@@ -133,69 +349,3 @@ class Server(uvicorn.Server):
     def stop(self) -> None:
         """Stop accepting, finish what is being answered, and return from `serve`."""
         self.should_exit = True
-
-
-class HealthSocket:
-    """A Unix socket that answers every connection with `ok` or with what is wrong, and closes it."""
-
-    def __init__(self, path: Path, problems: Callable[[], list[str]]) -> None:
-        self._path = path
-        self._problems = problems
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        """Listen, mode 0600; a stale socket is replaced. Raises AddressError."""
-        _clear(self._path)
-        mask = os.umask(0o177)  # the mode from the first moment on, not after a chmod
-        try:
-            self._server = await asyncio.start_unix_server(self._answer, self._path)
-        except OSError as error:
-            why = error.strerror or error
-            raise AddressError(f"cannot listen on the health socket {self._path}: {why}") from None
-        finally:
-            os.umask(mask)
-
-    async def stop(self) -> None:
-        """Close the socket and remove its file."""
-        if self._server:
-            self._server.close()
-            self._path.unlink(missing_ok=True)
-
-    async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        problems = self._problems()
-        writer.write("\n".join([*problems[:20], ""]).encode() if problems else HEALTHY)
-        writer.close()
-
-
-def _clear(path: Path) -> None:
-    """Remove a socket that nobody listens on; leave everything else alone."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise AddressError(
-            f"{path} is in the way of the health socket, and is no socket: choose another path"
-        )
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(HEALTH_TIMEOUT)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-        except OSError:
-            pass  # somebody listens, however slowly
-    raise AddressError(f"another process listens on the health socket {path}: stop it or choose another path")
-
-
-def ask_health(path: Path) -> str | None:
-    """Ask the process behind a health socket; return what is wrong, None when it is well."""
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(HEALTH_TIMEOUT)
-        try:
-            asking.connect(str(path))
-            answer = asking.recv(65536)
-        except OSError as error:
-            return f"no answer from the health socket {path}: {error.strerror or error}"
-    return None if answer == HEALTHY else answer.decode("utf-8", "replace").strip() or "no answer"

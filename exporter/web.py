@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
+from exporter.auth import Verdict
 from exporter.exposition import Format, accepts_gzip, negotiate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from exporter.exposition import Pages
+    from exporter.guard import Guard
     from exporter.snapshot import Now
 
 log = structlog.get_logger()
@@ -44,8 +46,9 @@ class Hooks(NamedTuple):
 class Web:
     """Serves the pages; an ASGI application."""
 
-    def __init__(self, pages: Pages, hooks: Hooks) -> None:
+    def __init__(self, pages: Pages, hooks: Hooks, guard: Guard) -> None:
         self._pages = pages
+        self._guard = guard
         self._hooks = hooks
         self._zipped: dict[Format, tuple[bytes, asyncio.Future[bytes]]] = {}
         self._routes: Mapping[str, tuple[str, Callable[[Mapping[bytes, bytes]], Awaitable[Response]]]] = {
@@ -60,21 +63,20 @@ class Web:
         """Answer one request."""
         if scope["type"] != "http":
             raise ValueError(f"cannot serve {scope['type']}")
-        response = await self._answer(scope)
-        fixed = [
+        headers = dict(scope["headers"])
+        verdict = await self._guard.verdict(headers.get(b"authorization"))
+        response = await self._answer(scope, headers) if verdict is Verdict.ALLOWED else _TURNED_AWAY[verdict]
+        start = [
             (b"content-type", response.content_type.encode()),
             (b"content-length", b"%d" % len(response.body)),
+            *response.headers,
+            *self._guard.headers,
         ]
-        head = {
-            "type": "http.response.start",
-            "status": response.status,
-            "headers": [*fixed, *response.headers],
-        }
-        await send(head)
+        await send({"type": "http.response.start", "status": response.status, "headers": start})
         body = b"" if scope["method"] == "HEAD" else response.body
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Any) -> Response:
+    async def _answer(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
         route = self._routes.get(scope["path"])
         if route is None:
             return _text(404, "404 Not Found: there is nothing at this path; / lists what there is.")
@@ -83,7 +85,7 @@ class Web:
         if scope["method"] not in allowed:
             allow = (b"allow", ", ".join(allowed).encode())
             return _text(405, f"405 Method Not Allowed: this path takes {' and '.join(allowed)}.", allow)
-        return await handler(dict(scope["headers"]))
+        return await handler(headers)
 
     async def _metrics(self, headers: Mapping[bytes, bytes]) -> Response:
         format_ = negotiate(headers.get(b"accept", b"").decode("latin-1"))
@@ -123,6 +125,22 @@ class Web:
 
     async def _home(self, _headers: Mapping[bytes, bytes]) -> Response:
         return Response(200, "text/html; charset=utf-8", _HOME)
+
+
+_TURNED_AWAY = {
+    Verdict.DENIED: Response(
+        401,
+        PLAIN,
+        b"401 Unauthorized: this exporter wants a user name and a password.\n",
+        ((b"www-authenticate", b'Basic realm="cryptoloot-exporter", charset="UTF-8"'),),
+    ),
+    Verdict.BUSY: Response(
+        503,
+        PLAIN,
+        b"503 Service Unavailable: too many passwords wait to be checked; try again in a second.\n",
+        ((b"retry-after", b"1"),),
+    ),
+}
 
 
 async def _compressed(page: bytes) -> bytes:

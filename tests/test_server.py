@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import stat
-import threading
+import contextlib
+import resource
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from exporter.server import AddressError, HealthSocket, Server, address_of, ask_health, listen, parse_address
+from exporter.server import (
+    AddressError,
+    Limits,
+    Server,
+    address_of,
+    listen,
+    parse_address,
+    raise_open_files,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable
 
 
 @pytest.mark.parametrize(
@@ -108,115 +114,172 @@ def test_a_slow_reader_does_not_hold_the_server() -> None:
     assert asyncio.run(play()) < 2
 
 
-def asked(path: Path, problems: list[str]) -> str | None:
-    """Serve a health socket with these problems, and ask it from another thread."""
-
-    async def play() -> str | None:
-        health = HealthSocket(path, lambda: problems)
-        await health.start()
-        try:
-            return await asyncio.to_thread(ask_health, path)
-        finally:
-            await health.stop()
-
-    return asyncio.run(play())
+# The limits, on small figures: what matters is that they bite, and whom.
 
 
-def test_health_is_asked_over_a_socket(tmp_path: Path) -> None:
-    """A well process answers nothing wrong; else what is wrong comes back."""
-    assert asked(tmp_path / "health", []) is None
-    assert asked(tmp_path / "health", ["demo /user/top"]) == "demo /user/top"
+async def served(
+    limits: Limits, scene: Callable[[tuple[str, int], Server], Awaitable[Any]], app: Any = hello
+) -> Any:
+    server, sockets = Server(app, limits=limits), listen(["127.0.0.1:0"])
+    serving = asyncio.create_task(server.serve(sockets))
+    try:
+        return await asyncio.wait_for(scene(sockets[0].getsockname(), server), 5)
+    finally:
+        server.stop()
+        await serving
 
 
-def test_the_health_socket_is_private(tmp_path: Path) -> None:
-    """Its mode is 0600 from the first moment, and it is removed at the end."""
-    path = tmp_path / "health"
-
-    async def play() -> int:
-        health = HealthSocket(path, list)
-        await health.start()
-        mode = stat.S_IMODE(path.stat().st_mode)
-        await health.stop()
-        return mode
-
-    assert asyncio.run(play()) == 0o600
-    assert not path.exists()
+def playing(
+    limits: Limits, scene: Callable[[tuple[str, int], Server], Awaitable[Any]], app: Any = hello
+) -> Any:
+    return asyncio.run(served(limits, scene, app))
 
 
-def test_a_stale_health_socket_is_replaced(tmp_path: Path) -> None:
-    """A socket that nobody listens on any more is in nobody's way."""
-    with socket.socket(socket.AF_UNIX) as stale:
-        stale.bind(str(tmp_path / "health"))
-
-    assert asked(tmp_path / "health", []) is None
-
-
-def test_a_live_health_socket_is_left_alone(tmp_path: Path) -> None:
-    """A socket that somebody listens on is an error, and stays."""
-    path = tmp_path / "health"
-    with socket.socket(socket.AF_UNIX) as live:
-        live.bind(str(path))
-        live.listen()
-        with pytest.raises(AddressError, match="another process"):
-            asked(path, [])
-
-    assert path.exists()
+async def said(address: tuple[str, int], data: bytes) -> bytes:
+    """Say something, and return all that comes back until the server hangs up."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(data)
+    answer = b""
+    with contextlib.suppress(ConnectionError):
+        answer = await reader.read()
+    writer.transport.abort()
+    return answer
 
 
-def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
-    """What is no socket is never removed."""
-    path = tmp_path / "health"
-    path.write_text("precious")
-    with pytest.raises(AddressError, match="no socket"):
-        asked(path, [])
-
-    assert path.read_text() == "precious"
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 
 
-def test_a_health_socket_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    """A directory that does not exist is an error that names the path."""
-    with pytest.raises(AddressError, match="nowhere"):
-        asked(tmp_path / "nowhere" / "health", [])
+@pytest.mark.parametrize("start", [b"", b"G", GET, b"\r\n\r\n"])
+def test_a_head_must_be_complete_in_time(start: bytes) -> None:
+    """A connection that has not sent a whole head in time is closed without an answer."""
+    limits = Limits(head_seconds=0.05)
+
+    assert playing(limits, lambda address, _: said(address, start)) == b""
 
 
-def test_nobody_there_is_not_healthy(tmp_path: Path) -> None:
-    """Asking where nothing listens says so."""
-    assert "no answer" in (ask_health(tmp_path / "health") or "")
+def test_the_next_head_has_its_own_deadline() -> None:
+    """On a kept connection the clock starts with the next head's first byte, and idling is no fault."""
+
+    async def scene(address: tuple[str, int], _server: Server) -> tuple[bytes, bytes]:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(GET + b"\r\n")
+        first = await reader.readuntil(b"hi")
+        await asyncio.sleep(0.1)
+        writer.write(GET + b"\r\n")
+        second = await reader.readuntil(b"hi")
+        writer.write(b"G")
+        assert await reader.read() == b""
+        writer.close()
+        return first, second
+
+    first, second = playing(Limits(head_seconds=0.05), scene)
+    assert first.startswith(b"HTTP/1.1 200")
+    assert second.startswith(b"HTTP/1.1 200")
 
 
-def test_a_process_that_hangs_is_not_healthy(tmp_path: Path) -> None:
-    """A process that accepts and never answers is given up on within two seconds."""
-    path = tmp_path / "health"
-    with socket.socket(socket.AF_UNIX) as hanging:
-        hanging.bind(str(path))
-        hanging.listen()
-        answers: list[str | None] = []
-        asking = threading.Thread(target=lambda: answers.append(ask_health(path)))
-        asking.start()
-        asking.join(2)
+@pytest.mark.parametrize(
+    "head",
+    [
+        GET + b"X: " + b"x" * 20_000,
+        GET + b"X: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n",
+        GET + b"".join(b"X-%d: y\r\n" % number for number in range(2000)) + b"\r\n",
+    ],
+)
+def test_a_head_has_a_size(head: bytes) -> None:
+    """A head over 16 KiB is 431 or cut off, whether it comes whole or not."""
+    answer = playing(Limits(), lambda address, _: said(address, head))
 
-    assert not asking.is_alive()
-    assert "no answer" in (answers[0] or "")
-
-
-def test_a_process_that_hangs_up_is_not_healthy(tmp_path: Path) -> None:
-    """An empty answer is no good one."""
-    path = tmp_path / "health"
-    with socket.socket(socket.AF_UNIX) as rude:
-        rude.bind(str(path))
-        rude.listen()
-        answers: list[str | None] = []
-        asking = threading.Thread(target=lambda: answers.append(ask_health(path)))
-        asking.start()
-        rude.accept()[0].close()
-        asking.join(2)
-
-    assert answers == ["no answer"]
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431")
 
 
-def test_the_umask_is_restored(tmp_path: Path) -> None:
-    """Making the socket private does not change what other files get."""
-    before = os.umask(0o022)
-    asked(tmp_path / "health", [])
+def test_a_head_within_the_size_is_served() -> None:
+    """A head just under 16 KiB is served."""
+    head = GET + b"Connection: close\r\nX: " + b"x" * 16_000 + b"\r\n\r\n"
 
-    assert os.umask(before) == 0o022
+    assert playing(Limits(), lambda address, _: said(address, head)).startswith(b"HTTP/1.1 200")
+
+
+def test_pipelined_requests_are_not_one_head() -> None:
+    """Many small requests in one piece are all answered."""
+    requests = (GET + b"\r\n") * 1000 + GET + b"Connection: close\r\n\r\n"
+    answer = playing(Limits(), lambda address, _: said(address, requests))
+
+    assert answer.count(b"HTTP/1.1 200") == 1001
+
+
+def test_a_body_has_a_size() -> None:
+    """A body over 64 KiB ends the connection, though it was answered already."""
+
+    async def scene(address: tuple[str, int], _server: Server) -> bool:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+        await reader.readuntil(b"hi")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1000):
+                writer.write(bytes(65536))
+                await writer.drain()
+        return writer.is_closing() or reader.at_eof()
+
+    assert playing(Limits(), scene) is True
+
+
+def test_a_stalled_answer_is_aborted() -> None:
+    """An answer of which nothing is taken is given up."""
+
+    async def scene(address: tuple[str, int], server: Server) -> bool:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(GET + b"\r\n")
+        await reader.readline()
+        for _ in range(40):
+            await asyncio.sleep(0.05)
+            if not server.server_state.connections:
+                break
+        writer.transport.abort()
+        return not server.server_state.connections
+
+    assert playing(Limits(stall_seconds=0.05), scene, large) is True
+
+
+def test_an_answer_that_is_taken_slowly_is_finished() -> None:
+    """An answer that is taken bit by bit is none that stalls."""
+
+    async def scene(address: tuple[str, int], _server: Server) -> int:
+        reader, writer = await asyncio.open_connection(*address, limit=65536)
+        writer.write(GET + b"Connection: close\r\n\r\n")
+        size = 0
+        while piece := await reader.read(1 << 20):
+            size += len(piece)
+            await asyncio.sleep(0.01)
+        writer.close()
+        return size
+
+    assert playing(Limits(stall_seconds=0.3), scene, large) > 64 * 1024 * 1024
+
+
+def test_the_oldest_without_a_request_makes_room() -> None:
+    """At the limit the oldest silent connection is closed, never the new one, and served ones come last."""
+
+    async def scene(address: tuple[str, int], _server: Server) -> list[bool]:
+        kept, keeper = await asyncio.open_connection(*address)
+        keeper.write(GET + b"\r\n")
+        await kept.readuntil(b"hi")
+        silent = [await asyncio.open_connection(*address) for _ in range(9)]
+        newest, writer = await asyncio.open_connection(*address)
+        writer.write(GET + b"\r\n")
+        await newest.readuntil(b"hi")
+        keeper.write(GET + b"\r\n")
+        await kept.readuntil(b"hi")
+        for each in (keeper, writer, *(other for _, other in silent)):
+            each.transport.abort()
+        return [reader.at_eof() or reader.exception() is not None for reader, _ in silent]
+
+    assert playing(Limits(connections=10), scene) == [True] + [False] * 8
+
+
+def test_open_files_are_raised() -> None:
+    """The soft limit of open files becomes the hard one."""
+    raise_open_files()
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == hard

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter import metrics, snapshot
 from exporter.exposition import Format, Pages
+from exporter.guard import Guard
 from exporter.metrics import ExporterMetrics
 from exporter.model import Endpoint, User
 from exporter.snapshot import Now, Snapshot, Store
@@ -48,7 +49,7 @@ def web_of(store: Store | None = None, *sites: str, **hooks: Any) -> Web:
         "ready": lambda: True,
         "reload": None,
     }
-    return Web(pages, Hooks(**(given | hooks)))
+    return Web(pages, Hooks(**(given | hooks)), Guard(None, b""))
 
 
 def ask(web: Web, path: str, method: str = "GET", **headers: str) -> httpx.Response:
