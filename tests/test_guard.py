@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+from typing import TYPE_CHECKING
+
+import bcrypt
+import httpx
+import pytest
+
+from exporter.app import App, Options, check_web_config
+from exporter.auth import Verdict
+from exporter.config import ConfigError
+from exporter.guard import Guard
+from tests.conftest import VirtualTime, parsed, settle
+from tests.test_webconfig import pki
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+    from typing import Any
+
+__all__ = ["pki"]  # the fixture
+
+HASH = bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
+OTHER = bcrypt.hashpw(b"other", bcrypt.gensalt(4)).decode()
+USERS = f"basic_auth_users: {{prom: '{HASH}'}}\n"
+TLS = "tls_server_config: {cert_file: exporter.crt, key_file: exporter.key}\n"
+
+
+def basic(user: str, password: str) -> bytes:
+    return b"Basic " + base64.b64encode(f"{user}:{password}".encode())
+
+
+def guarded(path: Path | None) -> Guard:
+    guard = Guard(path, b"key")
+    guard.take(guard.read())
+    return guard
+
+
+def verdict(guard: Guard, authorization: bytes | None) -> Verdict:
+    try:
+        return asyncio.run(guard.verdict(authorization))
+    finally:
+        guard.close()
+
+
+def test_without_a_file_everybody_may(tmp_path: Path) -> None:
+    """No web config, and an empty one, restrict nobody."""
+    empty = tmp_path / "web.yml"
+    empty.write_text("")
+
+    for path in (None, empty):
+        guard = guarded(path)
+        assert Verdict.ALLOWED is verdict(guard, None)
+        assert ("http", False, ()) == (guard.scheme, guard.restricts, guard.headers)
+
+
+@pytest.mark.parametrize(
+    ("expected", "authorization"),
+    [
+        (Verdict.ALLOWED, basic("prom", "right")),
+        (Verdict.DENIED, basic("prom", "wrong")),
+        (Verdict.DENIED, basic("eve", "right")),
+        (Verdict.DENIED, None),
+    ],
+)
+def test_users_are_asked_for_passwords(
+    expected: Verdict, authorization: bytes | None, tmp_path: Path
+) -> None:
+    """With users in the file, only the right password is let in."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+
+    assert expected is verdict(guarded(path), authorization)
+
+
+def test_a_change_is_seen_once(tmp_path: Path) -> None:
+    """A file is changed until it is read again, also when it was refused."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+    guard = guarded(path)
+    assert guard.changed() is False
+
+    path.write_text("nonsense: 1\n")
+    assert guard.changed() is True
+    with pytest.raises(ConfigError):
+        guard.reread()
+    assert guard.changed() is False
+    guard.close()
+
+
+def test_a_refused_file_leaves_the_old_one_in_force(tmp_path: Path) -> None:
+    """Reading changes nothing: what was in force stays until another is taken."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+    guard = guarded(path)
+    path.write_text("nonsense: 1\n")
+    with pytest.raises(ConfigError, match="nonsense"):
+        guard.reread()
+
+    assert guard.restricts
+    assert Verdict.DENIED is verdict(guard, None)
+
+
+@pytest.mark.parametrize(("before", "after", "switched"), [("", TLS, "on"), (TLS, "", "off")])
+def test_switching_tls_takes_a_restart(pki: Path, before: str, after: str, switched: str) -> None:
+    """A running listener cannot begin or cease to speak TLS; the refusal says so."""
+    path = pki / "switch.yml"
+    path.write_text(before)
+    guard = guarded(path)
+    path.write_text(after)
+
+    with pytest.raises(ConfigError, match=f"switched {switched}: that takes a restart"):
+        guard.reread()
+    guard.close()
+
+
+def test_tls_makes_a_context(pki: Path) -> None:
+    """A file with a certificate serves https; one that demands clients' restricts strangers."""
+    path = pki / "tls.yml"
+    path.write_text(TLS)
+    staged = guarded(path).read()
+    assert staged.context is not None
+    assert ssl.CERT_NONE is staged.context.verify_mode
+
+    path.write_text(
+        TLS.replace("}", ", client_ca_file: ca.crt, client_auth_type: RequireAndVerifyClientCert}")
+    )
+    guard = guarded(path)
+    assert ("https", True) == (guard.scheme, guard.restricts)
+    guard.close()
+
+
+def test_check_reads_a_web_config(tmp_path: Path) -> None:
+    """`check` finds in a web config what `run` would, and tells the same notes."""
+    path = tmp_path / "web.yml"
+    path.write_text("http_server_config: {http2: true}\n")
+
+    assert check_web_config(None) == ()
+    assert any("http2" in note for note in check_web_config(path))
+    path.write_text("nonsense: 1\n")
+    with pytest.raises(ConfigError, match="nonsense"):
+        check_web_config(path)
+
+
+def running(path: Path, scene: Callable[[App, VirtualTime], Coroutine[Any, Any, None]]) -> None:
+    """Run an app on virtual time with a web config, and a scene beside it."""
+
+    async def play() -> None:
+        time = VirtualTime()
+        transport = httpx.MockTransport(lambda request: httpx.Response(500, request=request))
+        app = App(parsed, Options(("127.0.0.1:0",), web_config=path), time.clock, transport)
+        serving = asyncio.create_task(app.run())
+        await settle()
+        try:
+            await scene(app, time)
+        finally:
+            app.stop()
+            await serving
+
+    asyncio.run(play())
+
+
+def test_the_file_is_watched(tmp_path: Path) -> None:
+    """A changed web config is taken within two seconds; a bad one keeps the old and is told."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+
+    async def scene(app: App, time: VirtualTime) -> None:
+        path.write_text(USERS.replace(HASH, OTHER))
+        await time.run(2)
+        assert Verdict.ALLOWED is await app._guard.verdict(basic("prom", "other"))
+        path.write_text("nonsense: 1\n")
+        await time.run(2)
+        assert app._own.reload_successful._value.get() == 0
+        assert Verdict.ALLOWED is await app._guard.verdict(basic("prom", "other"))
+        assert Verdict.DENIED is await app._guard.verdict(None)
+
+    running(path, scene)
+
+
+def test_a_reload_takes_the_web_config_too(tmp_path: Path) -> None:
+    """A reload reads both files; where one is bad, both stay as they were."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+
+    async def scene(app: App, _time: VirtualTime) -> None:
+        path.write_text("")
+        assert await app.reload() == []
+        assert Verdict.ALLOWED is await app._guard.verdict(None)
+        path.write_text("nonsense: 1\n")
+        assert ["nonsense (line 1)"] == [problem.split(":")[0] for problem in await app.reload()]
+
+    running(path, scene)
+
+
+def test_every_path_asks_and_every_answer_has_the_headers(tmp_path: Path) -> None:
+    """With users, unknown paths are 401 too; the configured headers are on that answer and on all others."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS + "http_server_config: {headers: {X-Frame-Options: deny}}\n")
+
+    async def scene(app: App, _time: VirtualTime) -> None:
+        transport = httpx.ASGITransport(app=app.web)
+        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
+            for page in ("/", "/metrics", "/-/healthy", "/nothing"):
+                refused = await client.get(page)
+                assert (401, "deny") == (refused.status_code, refused.headers["x-frame-options"])
+                assert refused.headers["www-authenticate"].startswith("Basic ")
+            served = await client.get("/metrics", headers={"Authorization": basic("prom", "right").decode()})
+            assert (200, "deny") == (served.status_code, served.headers["x-frame-options"])
+
+    running(path, scene)
