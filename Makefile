@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEBIAN := prometheus curl openssl
 
-.PHONY: help demo test test-all check format tools clean
+.PHONY: help demo test test-all check audit format tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,21 @@ check: $(STAMP) ## lint, format, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+audit: ## known vulnerabilities of the runtime dependencies, and their SBOM (sbom.cdx.json)
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet .
+	$(PYTHON) -m venv $(VENV)-tools
+	$(VENV)-tools/bin/python -m pip install --quiet pip-audit cyclonedx-bom
+	$(VENV)-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.cdx.json $(VENV)-audit/bin/python
+	@echo "sbom.cdx.json: $$(grep -c '"purl"' sbom.cdx.json) components"
+	@report=$$($(VENV)-tools/bin/pip-audit --progress-spinner off \
+		--path $$($(VENV)-audit/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') 2>&1); \
+	code=$$?; echo "$$report"; \
+	if echo "$$report" | grep -q 'httpx.*could not be audited'; then \
+		echo "audit: no source of vulnerabilities can be reached from here, so nothing was checked"; \
+	else exit $$code; fi
+
 format: $(STAMP) ## write code the way check wants it
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -41,4 +56,4 @@ tools: ## what the end-to-end tests need, from Debian, where it is missing and a
 	else apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage* dist build
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-tools sbom.cdx.json .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage* dist build
