@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 if TYPE_CHECKING:
     import ssl
@@ -158,6 +158,7 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_bytes = 0
         self._in_head = True
+        self._running: RequestResponseCycle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         super().connection_made(transport)
@@ -168,8 +169,12 @@ class Protocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(self.limits.head_seconds, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all clocks."""
+        """Stop all clocks, and answer nothing more of what was asked."""
         self.crowd.left(self)
+        self.pipeline.clear()
+        if self._running is not None:  # uvicorn tells the request that came last alone
+            self._running.disconnected = True
+            self._running.message_event.set()
         for timer in (self._deadline, self._stall, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
@@ -197,6 +202,8 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End a head in time; one that came in a single large piece is measured here."""
         self._in_head = False
+        if self.transport.is_closing():  # what is left of a piece whose beginning was refused
+            return
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -222,6 +229,10 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         if self.cycle is not None:
             super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Watch that the answer is taken."""
@@ -331,9 +342,7 @@ class Server(uvicorn.Server):
         giving_up.cancel()
 
     def _abort(self) -> None:
-        connections: Any = list(self.server_state.connections)
-        for connection in connections:
-            connection.pipeline.clear()
+        for connection in list(self.server_state.connections):
             connection.transport.abort()
         for task in self.server_state.tasks:
             task.cancel()

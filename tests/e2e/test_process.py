@@ -343,7 +343,9 @@ def test_the_log_for_people(tmp_path: Path) -> None:
         text = until(lambda: program.err.read_text() if "poll_failed" in program.err.read_text() else "")
 
     (line,) = (line for line in text.splitlines() if "listening" in line)
-    assert re.fullmatch(rf"\d{{4}}-\d\d-\d\dT\S+Z \[info +\] listening +address=127.0.0.1:{port}", line)
+    assert re.fullmatch(
+        rf"\d{{4}}-\d\d-\d\dT\S+Z \[info +\] listening +address=127.0.0.1:{port} scheme=http .*", line
+    )
     assert "{" not in text
     assert "\x1b" not in text
 
