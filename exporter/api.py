@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GZIP = 31  # zlib's wbits for a gzip stream
+PIECE = 64 * 1024  # bytes inflated at once: a bomb takes one limit of memory, not three
 OFF_LOOP = 256 * 1024  # bytes: decoding more may take many milliseconds, and leaves the event loop
 RETRY_AFTER_LENGTH = 64  # characters: longer than both forms
 
@@ -305,7 +306,8 @@ class Client:
         body, received = bytearray(), 0
         async for chunk in response.aiter_raw():
             received += len(chunk)
-            body += inflate.feed(chunk) if inflate else chunk
+            for piece in inflate.feed(chunk) if inflate else (chunk,):
+                body += piece
             if received > limit or len(body) > limit:
                 raise TooLarge(f"the body has more than {limit} bytes")
         if inflate and not inflate.complete:
@@ -325,22 +327,20 @@ class _Inflater:
     def complete(self) -> bool:
         return self._stream.eof or not self._started
 
-    def feed(self, chunk: bytes) -> bytes:
-        inflated = bytearray()
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
         while chunk and self._left > 0:
             if self._stream.eof:
                 self._stream = zlib.decompressobj(GZIP)
             self._started = True
             try:
-                piece = self._stream.decompress(chunk, self._left)
+                piece = self._stream.decompress(chunk, min(self._left, PIECE))
             except zlib.error:
                 piece = None
             if piece is None:
                 raise InvalidJson("the body is not the gzip stream it says it is")
-            inflated += piece
+            yield piece
             self._left -= len(piece)
             chunk = self._stream.unused_data or self._stream.unconsumed_tail
-        return bytes(inflated)
 
 
 async def _trace(opened: list[str], event: str, _info: object) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
 import uvloop
 
 from exporter import __version__, app, config, log
@@ -36,8 +37,7 @@ LEVELS = ("debug", "info", "warning", "error")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 fine, 1 failed while working, 2 wrong usage or config."""
     flags = _parser().parse_args(arguments)
-    if "log_level" in flags:
-        log.setup(flags.log_level, flags.log_format, sys.stderr)
+    log.setup(getattr(flags, "log_level", "error"), getattr(flags, "log_format", None), sys.stderr)
     try:
         code = int(flags.command(flags))
         sys.stdout.flush()
@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `check | head`: whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
+    except Exception:  # noqa: BLE001 - whatever it is, it is told without secrets
+        # Python would print the traceback as it is, and an exception's text may hold a URL and so a secret.
+        structlog.get_logger().critical("crashed", exc_info=True)
+        return FAILED
     return code
 
 
