@@ -8,13 +8,16 @@ import os
 import shutil
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from exporter import config
 from exporter.poller import Clock
 from exporter.snapshot import Now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -54,15 +57,34 @@ class VirtualTime:
     async def run(self, seconds: float) -> None:
         """Let so much time pass."""
         end = self.mono + seconds
-        await settle()
+        await self.quiet()
         while self._sleepers and self._sleepers[0][0] <= end:
             due, _, future = heapq.heappop(self._sleepers)
             if future.done():
                 continue
             self.mono = max(self.mono, due)
             future.set_result(None)
-            await settle()
+            await self.quiet()
         self.mono = max(self.mono, end)
+
+    async def quiet(self) -> None:
+        """Let the work of the moment be done before time goes on."""
+        await settle()
+
+
+class PatientTime(VirtualTime):
+    """Virtual time for work over real sockets: none passes while anybody is `busy`."""
+
+    def __init__(self, busy: Callable[[], bool], deadline: float = 30.0) -> None:
+        super().__init__()
+        self._busy = busy
+        self._deadline = deadline  # seconds of real time that the work of a moment may take
+
+    async def quiet(self) -> None:
+        await settle(5)
+        async with asyncio.timeout(self._deadline):
+            while self._busy():  # noqa: ASYNC110 - what is looked at has no event of its own
+                await asyncio.sleep(0)
 
 
 async def settle(turns: int = 50) -> None:
