@@ -532,7 +532,6 @@ def test_a_traceback_has_no_locals(tmp_path: Path, form: str) -> None:
     assert [] == leaks(said)
 
 
-@pytest.mark.xfail(reason="cli.main lets Python print the traceback as it is")
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize(
     "message",
