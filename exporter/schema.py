@@ -109,7 +109,7 @@ def _shown(value: object) -> str:
         return str(value).lower()
     if isinstance(value, int | float) and abs(value) < 1e15:  # noqa: PLR2004 - more is no typo, nor worth a line
         return str(value)
-    if isinstance(value, str) and len(value) <= 24 and value.isprintable():  # noqa: PLR2004 - the same
+    if isinstance(value, str) and len(value) <= 8 and value.isprintable():  # noqa: PLR2004 - no secret is so short
         return repr(value)
     return _kind(value)
 
