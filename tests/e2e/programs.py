@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import exporter
 from exporter.metrics import SITE_METRICS
+from tests.conftest import required
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -171,3 +174,49 @@ def running(directory: Path, *arguments: str, **options: Any) -> Iterator[tuple[
     ) as program:
         assert until(lambda: ready(port)), program.err.read_text()
         yield program, port
+
+
+def basic(user: str, password: str) -> str:
+    """Return the value of an Authorization header."""
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+def replaced(path: Path, content: str) -> None:
+    """Put a new file in the place of another, in one step, for its owner alone."""
+    new = path.with_name(f"{path.name}.new")
+    new.touch(mode=0o600)
+    new.write_text(content)
+    new.replace(path)
+
+
+def certify(directory: Path, name: str, ca: str = "", san: str = "IP:127.0.0.1") -> None:
+    """Make NAME.crt and NAME.key, by the authority of this name or by its own."""
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc")
+    leaf = ("-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", "-addext", "basicConstraints=critical,CA:FALSE")
+    naming = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={san}", *(leaf if ca else ()))
+    files = ("-keyout", f"{name}.key", "-out", f"{name}.crt")
+    command = (required("openssl"), "req", "-x509", "-days", "2", *key, *naming, *files)
+    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=60)
+
+
+def trusting(directory: Path, ca: str = "ca", cert: str = "") -> ssl.SSLContext:
+    """Return a client that trusts the authority, with a certificate of its own where one is named."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(directory / f"{ca}.crt")
+    if cert:
+        client.load_cert_chain(directory / f"{cert}.crt", directory / f"{cert}.key")
+    return client
+
+
+def connected(port: int, client: ssl.SSLContext | None = None) -> http.client.HTTPConnection:
+    """Return a connection that is opened with its first request; the caller closes it."""
+    if client is None:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    return http.client.HTTPSConnection("127.0.0.1", port, timeout=DEADLINE, context=client)
+
+
+def asked(connection: http.client.HTTPConnection, path: str, method: str = "GET", **headers: str) -> Answer:
+    """Send one request on a connection. Raises OSError where it is refused."""
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    return Answer(answer.status, answer.headers, answer.read())  # type: ignore[arg-type]  # it maps
