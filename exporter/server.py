@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 BACKLOG = 1024
+UNREAD = 128 * 1024  # bytes the kernel keeps of what a client does not read; left alone, it is 4 MiB each
+PIECE = 16 * 1024  # bytes parsed at once: a quarter of a MiB can hold thousands of requests
 GRACE = 1  # seconds a slow reader gets when the process stops
 
 
@@ -65,6 +67,7 @@ def _bound(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host not in {"", "::"}))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
         bound.bind(address)
         bound.listen(BACKLOG)
         bound.setblocking(False)
@@ -94,6 +97,7 @@ class Limits:
     head_seconds: float = 5.0  # from connecting, or from the head's first byte
     handshake_seconds: float = 5.0
     body_bytes: int = 64 * 1024
+    pipelined: int = 16  # requests sent before the answer to the one before
     stall_seconds: float = 30.0  # without a byte of the answer taken
     connections: int = 2000
 
@@ -181,9 +185,14 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Feed the parser piece by piece, until there is reason to hang up."""
+        for start in range(0, len(data), PIECE):
+            if self.transport.is_closing():
+                return
+            self._feed(data[start : start + PIECE])
+
+    def _feed(self, data: bytes) -> None:
         """Feed the parser, and count what a head has taken so far."""
-        if self.transport.is_closing():
-            return
         self._head_bytes += len(data)
         super().data_received(data)
         if not self._in_head:
@@ -207,6 +216,9 @@ class Protocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        if len(self.pipeline) >= self.limits.pipelined:
+            self.transport.abort()
+            return
         if self._head_bytes > self.limits.head_bytes:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > self.limits.head_bytes:
@@ -236,8 +248,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Watch that the answer is taken."""
+        more = bool(self.pipeline)
         super().on_response_complete()
-        if not self.pipeline:
+        if not more:
             self.crowd.answered(self)
         if self._stall is None and self.transport.get_write_buffer_size():
             self._watch(self.transport.get_write_buffer_size())

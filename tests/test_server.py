@@ -201,11 +201,19 @@ def test_a_head_within_the_size_is_served() -> None:
 
 
 def test_pipelined_requests_are_not_one_head() -> None:
-    """Many small requests in one piece are all answered."""
-    requests = (GET + b"\r\n") * 1000 + GET + b"Connection: close\r\n\r\n"
+    """Requests in one piece are all answered, though together they are larger than a head may be."""
+    request = GET + b"X: " + b"x" * 2000 + b"\r\n"
+    requests = (request + b"\r\n") * 15 + request + b"Connection: close\r\n\r\n"
     answer = playing(Limits(), lambda address, _: said(address, requests))
 
-    assert answer.count(b"HTTP/1.1 200") == 1001
+    assert answer.count(b"HTTP/1.1 200") == 16
+
+
+def test_pipelining_has_an_end() -> None:
+    """Whoever sends thousands of requests without waiting for answers is cut off."""
+    answer = playing(Limits(), lambda address, _: said(address, (GET + b"\r\n") * 10_000))
+
+    assert answer.count(b"HTTP/1.1 200") < 1000
 
 
 def test_a_body_has_a_size() -> None:

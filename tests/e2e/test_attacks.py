@@ -149,8 +149,8 @@ def client_hello() -> bytes:
 
 
 async def slow_reader(tally: Tally, _number: int) -> None:
-    """Ask for 64 pages with the right password, and read none."""
-    await unread(tally, AUTHORISED * 64)
+    """Ask for as many pages as may be asked for at once, with the right password, and read none."""
+    await unread(tally, AUTHORISED * 16)
 
 
 async def slow_stranger(tally: Tally, _number: int) -> None:
@@ -367,11 +367,11 @@ QUIET = (
     Attack(dripping_tls, CROWD, 160, 5, tls=True),
 )
 # The greedy ones: 400 connections each that are not read; at most 160 heads of 1 MiB and as many pieces of
-# garbage a second. What is answered in small pieces takes a while until it stalls.
-UNREAD = (Attack(slow_reader, READERS, 160, 30), Attack(slow_stranger, READERS, 160, 75))
+# garbage a second. An answer takes a while until it stalls; thousands of requests at once are cut off.
+UNREAD = (Attack(slow_reader, READERS, 160, 75), Attack(slow_stranger, READERS, 160, 0))
 LARGE = (Attack(large_head, 32, 64, 0), Attack(garbage, 32, 64, 0))
-# The asking ones: as many pipelined requests as the program answers; 200 wrong passwords a second, of which
-# bcrypt takes all that one core has.
+# The asking ones: as many pipelined requests as can be sent until the program hangs up; 200 wrong passwords a
+# second, of which bcrypt takes all that one core has.
 ASKING = (Attack(pipelining, 16, 64, math.inf), Attack(wrong_passwords, 100, 64, math.inf, resalt=True))
 
 
