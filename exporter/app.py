@@ -28,7 +28,7 @@ from exporter.snapshot import Now, Store
 from exporter.web import Hooks, Web
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     import httpx
@@ -76,6 +76,7 @@ class App:
         self._poller = Poller(self._store, self._own, clock, log.conceal)
         self._pages = Pages(self._store, self._own, [])
         self._reloading = asyncio.Lock()
+        self._bad: set[str] = set()  # the refusals that a later success has not made good
         self._retired: set[asyncio.Task[None]] = set()
         self._guard = Guard(options.web_config, os.urandom(32))
         hooks = Hooks(clock.now, self._standing_still, self._ready, self._hook())
@@ -120,17 +121,20 @@ class App:
 
     async def reload(self) -> list[str]:
         """Take changed files; return why not when one is refused, and everything stays as it was."""
+        if not self._client:
+            return ["not started yet: try again in a second"]
         async with self._reloading:
             try:
                 config, staged = self._load(), self._guard.reread()
                 same = self._client if config.api == self._config.api else None
                 client = same or _made(config, self._transport)
+                await self._renew(staged)
             except ConfigError as error:
                 return self._refused("reload_failed", error)
+            self._bad.clear()
             if self._client and client is not self._client:
                 self._retire(self._client, self._config.api.timeout)
             self._apply(config, client)
-            await self._renew(staged)
             logger.info("reloaded", sites=len(config.sites))
             return []
 
@@ -138,11 +142,12 @@ class App:
         """Take a changed web config; return why not when it is refused, and the old one stays."""
         async with self._reloading:
             try:
-                staged = self._guard.reread()
+                await self._renew(self._guard.reread())
             except ConfigError as error:
                 return self._refused("web_config_refused", error)
-            await self._renew(staged)
-            self._own.loaded(self._clock.now().wall)
+            self._bad.discard("web_config_refused")
+            if not self._bad:
+                self._own.loaded(self._clock.now().wall)
             logger.info("web_config_changed", notes=list(self._guard.notes()))
             return []
 
@@ -183,12 +188,13 @@ class App:
 
     def _refused(self, event: str, error: ConfigError) -> list[str]:
         problems = [str(problem) for problem in error.problems]
+        self._bad.add(event)
         self._own.reload_successful.set(0)
         logger.error(event, problems=problems)
         return problems
 
     async def _renew(self, staged: Staged) -> None:
-        if self._server:
+        if self._server and not self._server.should_exit:
             await self._guard.renew(staged, self._server)
         else:
             self._guard.take(staged)
@@ -225,9 +231,9 @@ class App:
     def _standing_still(self) -> list[str]:
         return self._poller.standing_still(self._clock.now())
 
-    def _hook(self) -> Callable[[], asyncio.Future[list[str]]] | None:
-        # A client that goes away must not stop a reload half-way.
-        return (lambda: asyncio.ensure_future(self.reload())) if self._options.lifecycle else None
+    def _hook(self) -> Callable[[], Awaitable[list[str]]] | None:
+        # A request that is given up must not stop a reload half-way.
+        return (lambda: asyncio.shield(self.reload())) if self._options.lifecycle else None
 
 
 def check_web_config(path: Path | None) -> tuple[str, ...]:

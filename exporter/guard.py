@@ -60,7 +60,7 @@ class Guard:
         if self._path is None:
             return Staged(OPEN, None)
         try:
-            self._looked = found = webconfig.load(self._path)
+            found = webconfig.load(self._path)
         except BadWebConfig as error:
             self._looked = error
             raise
@@ -75,18 +75,25 @@ class Guard:
         staged = self.read()
         if webconfig.tls_on(staged.config) == webconfig.tls_on(self._config):
             return staged
+        self._looked = staged.config
         switched = "on" if webconfig.tls_on(staged.config) else "off"
         raise ConfigError([Problem("tls_server_config", f"TLS is switched {switched}: that takes a restart")])
 
     def take(self, staged: Staged) -> None:
         """Judge by this configuration from now on."""
-        self._config = staged.config
+        self._config = self._looked = staged.config
         self._authenticator.update(staged.config.users)
 
     async def renew(self, staged: Staged, server: Server) -> None:
-        """Take a configuration while the server runs; another TLS takes new listeners."""
-        if staged.context is not None and staged.config.tls != self._config.tls:
-            await server.renew(staged.context)
+        """Take a configuration while the server runs; another TLS takes new listeners. Raises ConfigError."""
+        old, new = self._config.tls, staged.config.tls
+        if staged.context is not None and old and new and old != new:
+            rules = [(tls.verify, tls.client_ca, tls.allowed_sans) for tls in (old, new)]
+            try:
+                await server.renew(staged.context, anew=rules[0] != rules[1])
+            except OSError as error:
+                problem = Problem("tls_server_config", f"no new listener can be made: {error.strerror}")
+                raise ConfigError([problem]) from None
         self.take(staged)
 
     def changed(self) -> bool:

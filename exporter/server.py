@@ -9,7 +9,6 @@ import socket
 import typing
 from dataclasses import dataclass
 from http import HTTPStatus
-from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import uvicorn
@@ -86,7 +85,8 @@ def address_of(listening: socket.socket) -> str:
 def raise_open_files() -> None:
     """Raise the soft limit of open files to the hard one: every connection is one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(ValueError, OSError):  # a system may name a limit that it does not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @dataclass(frozen=True)
@@ -109,23 +109,25 @@ class Crowd:
         self._most = limits.connections
         self._new: dict[Protocol, None] = {}  # without a whole request so far
         self._idle: dict[Protocol, None] = {}  # between requests
-        self._busy: set[Protocol] = set()
-
-    def __len__(self) -> int:
-        return len(self._new) + len(self._idle) + len(self._busy)
+        self._busy: dict[Protocol, None] = {}
 
     def joined(self, connection: Protocol) -> None:
-        """Take in a new connection; past the limit the oldest without a whole request is closed for it."""
-        if len(self) >= self._most:
-            for oldest in (*islice(self._new, 1), *islice(self._idle, 1))[:1]:
-                self.left(oldest)
-                oldest.transport.abort()
+        """Take in a new connection; past the limit another is closed for it.
+
+        That is the oldest of those without a request, of whichever kind there are more: neither silent ones
+        nor kept ones can push out the other. Only where all are busy, it is the oldest of them.
+        """
+        if len(self._new) + len(self._idle) + len(self._busy) >= self._most:
+            more = self._new if len(self._new) >= len(self._idle) else self._idle
+            oldest = next(iter(more or self._busy))
+            self.left(oldest)
+            oldest.transport.abort()
         self._new[connection] = None
 
     def asked(self, connection: Protocol) -> None:
         """Note a whole request head."""
         self.left(connection)
-        self._busy.add(connection)
+        self._busy[connection] = None
 
     def answered(self, connection: Protocol) -> None:
         """Note that the connection waits for its next request."""
@@ -134,9 +136,8 @@ class Crowd:
 
     def left(self, connection: Protocol) -> None:
         """Forget a connection."""
-        self._new.pop(connection, None)
-        self._idle.pop(connection, None)
-        self._busy.discard(connection)
+        for group in (self._new, self._idle, self._busy):
+            group.pop(connection, None)
 
 
 class Admission(typing.Protocol):
@@ -159,18 +160,18 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock of the first head; refuse whom the listener does not admit."""
-        self._head_bytes = 0
-        self._body_bytes = 0
+        self._received = 0  # bytes of the head, or since its end
         self._in_head = True
         self._running: RequestResponseCycle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
+        self._left, self._since = 0, 0.0  # of the answer, and when some of it was last taken
         super().connection_made(transport)
         if not type(self).admits(transport):
             transport.abort()
             return
         self.crowd.joined(self)
-        self._deadline = self.loop.call_later(self.limits.head_seconds, transport.abort)
+        self._hurry()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all clocks, and answer nothing more of what was asked."""
@@ -184,6 +185,11 @@ class Protocol(HttpToolsProtocol):
                 timer.cancel()
         super().connection_lost(exc)
 
+    def _hurry(self) -> None:
+        """Hang up unless a whole head comes in time."""
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self.limits.head_seconds, self.transport.abort)
+
     def data_received(self, data: bytes) -> None:
         """Feed the parser piece by piece, until there is reason to hang up."""
         for start in range(0, len(data), PIECE):
@@ -192,21 +198,26 @@ class Protocol(HttpToolsProtocol):
             self._feed(data[start : start + PIECE])
 
     def _feed(self, data: bytes) -> None:
-        """Feed the parser, and count what a head has taken so far."""
-        self._head_bytes += len(data)
+        self._received += len(data)
         super().data_received(data)
-        if not self._in_head:
+        if self.transport.is_closing():
             return
-        if self._head_bytes > self.limits.head_bytes:
+        if self._in_head and self._received > self.limits.head_bytes:
             self._refuse(431, b"the request's head is too large")
-        elif self._deadline is None:
-            self._deadline = self.loop.call_later(self.limits.head_seconds, self.transport.abort)
+        elif self._received > self.limits.head_bytes + self.limits.body_bytes:
+            self.transport.abort()  # a body, chunks' extensions or trailers: nobody reads them
+        elif self._in_head or self.cycle is None or self.cycle.response_complete:
+            self._hurry()  # whatever came has ended the wait for the next request
 
     def on_message_begin(self) -> None:
         """Begin a head."""
         self._in_head = True
-        self._body_bytes = 0
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of the head; one that trails the body is none of the request's."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """End a head in time; one that came in a single large piece is measured here."""
@@ -219,27 +230,24 @@ class Protocol(HttpToolsProtocol):
         if len(self.pipeline) >= self.limits.pipelined:
             self.transport.abort()
             return
-        if self._head_bytes > self.limits.head_bytes:
+        if self._received > self.limits.head_bytes:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > self.limits.head_bytes:
                 self._refuse(431, b"the request's head is too large")
                 return
-        self._head_bytes = 0
+        self._received = 0
         self.crowd.asked(self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take what a body may have, also after its answer: nobody reads it."""
-        self._body_bytes += len(body)
-        if self._body_bytes > self.limits.body_bytes:
-            self.transport.abort()
-        elif self.cycle is not None:
+        """Take a piece of a body."""
+        if not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End a request."""
-        self._head_bytes = 0
-        if self.cycle is not None:
+        self._received = 0
+        if not self.transport.is_closing():
             super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -252,25 +260,48 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
         if not more:
             self.crowd.answered(self)
-        if self._stall is None and self.transport.get_write_buffer_size():
-            self._watch(self.transport.get_write_buffer_size())
+        self._watch()
 
-    def _watch(self, left: int) -> None:
-        self._stall = self.loop.call_later(self.limits.stall_seconds, self._stalled, left)
+    def pause_writing(self) -> None:
+        """Watch that what is written is taken."""
+        super().pause_writing()
+        self._watch()
 
-    def _stalled(self, before: int) -> None:
-        left = self.transport.get_write_buffer_size()
+    def resume_writing(self) -> None:
+        """Note that something was taken."""
+        super().resume_writing()
+        self._since = self.loop.time()
+
+    def _watch(self) -> None:
+        self._left = self.transport.get_write_buffer_size()
+        if self._left and self._stall is None:
+            self._since = self.loop.time()
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._stall = self.loop.call_later(self.limits.stall_seconds / 10, self._look)
+
+    def _look(self) -> None:
+        before, self._left = self._left, self.transport.get_write_buffer_size()
         self._stall = None
-        if left >= before:
+        if self._left < before:
+            self._since = self.loop.time()
+        if self.loop.time() - self._since >= self.limits.stall_seconds:
             self.transport.abort()
-        elif left:
-            self._watch(left)
+        elif self._left:
+            self._look_later()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        super().send_400_response(msg)
+        self._hurry()  # closing waits until the answer is taken
 
     def _refuse(self, status: int, reason: bytes) -> None:
         head = b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode())
         fields = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head + fields % (len(reason) + 1) + reason + b"\n")
         self.transport.close()
+        self._hurry()
 
 
 class Server(uvicorn.Server):
@@ -290,7 +321,8 @@ class Server(uvicorn.Server):
         self._app = app
         self._limits = limits
         self._context = context
-        rules = {"limits": limits, "crowd": Crowd(limits), "admits": staticmethod(admits)}
+        self._admits = admits
+        rules = {"limits": limits, "crowd": Crowd(limits), "admits": staticmethod(self._admitted)}
         super().__init__(
             uvicorn.Config(
                 self._calmly,
@@ -313,32 +345,48 @@ class Server(uvicorn.Server):
         """Leave signals to the command line: uvicorn would raise SIGTERM anew after its own shutdown."""
         yield
 
+    def _admitted(self, transport: asyncio.Transport, /) -> bool:
+        """Whether to serve a connection; none whose handshake ends when the server stops."""
+        return not self.should_exit and self._admits(transport)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept on the sockets."""
         self._sockets = sockets or []
-        self.servers = [await self._accepting(each.dup()) for each in self._sockets]
+        self.servers = [await self._accepting(each.dup(), self._context) for each in self._sockets]
         self.started = True
 
-    async def renew(self, context: ssl.SSLContext) -> None:
-        """Take another TLS context for connections from now on; those that are open go on as they are.
+    async def renew(self, context: ssl.SSLContext, *, anew: bool) -> None:
+        """Take another TLS context for connections from now on.
+
+        Those that are open go on as they are; with `anew` they end after the answer that they wait for.
+        Raises OSError, and then nothing has changed.
 
         A context that is swapped within a listener keeps its old rules for client certificates, so new
         listeners take over on duplicates of the sockets, whose queues they share: no client notices.
         """
-        self._context = context
-        old, self.servers = self.servers, [await self._accepting(each.dup()) for each in self._sockets]
-        for server in old:
+        made: list[asyncio.Server] = []
+        try:
+            for each in self._sockets:
+                made.append(await self._accepting(each.dup(), context))  # noqa: PERF401 - to close what was made
+        except OSError:
+            for server in made:
+                server.close()
+            raise
+        for server in self.servers:
             server.close()
+        self.servers = made
+        for connection in list(self.server_state.connections) if anew else ():
+            connection.shutdown()
 
-    async def _accepting(self, listening: socket.socket) -> asyncio.Server:
+    async def _accepting(self, listening: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
         listening.setblocking(False)
         return await asyncio.get_running_loop().create_server(
             self._connection,
             sock=listening,
-            ssl=self._context,
+            ssl=context,
             backlog=BACKLOG,
-            ssl_handshake_timeout=self._limits.handshake_seconds if self._context else None,
-            ssl_shutdown_timeout=GRACE if self._context else None,
+            ssl_handshake_timeout=self._limits.handshake_seconds if context else None,
+            ssl_shutdown_timeout=GRACE if context else None,
         )
 
     def _connection(self) -> asyncio.Protocol:

@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 PLAIN = "text/plain; charset=utf-8"
 GZIP_LEVEL = 1  # twice the size of level 9 at a tenth of its time; the next scrape is seconds away
+PIECE = 64 * 1024  # bytes written at once
 OFF_LOOP = 128 * 1024  # bytes: compressing more takes milliseconds, and leaves the loop
 
 
@@ -63,7 +64,7 @@ class Web:
         """Answer one request."""
         if scope["type"] != "http":
             raise ValueError(f"cannot serve {scope['type']}")
-        headers = dict(scope["headers"])
+        headers = dict(reversed(scope["headers"]))  # of a field that is there twice, the first
         verdict = await self._guard.verdict(headers.get(b"authorization"))
         response = await self._answer(scope, headers) if verdict is Verdict.ALLOWED else _TURNED_AWAY[verdict]
         start = [
@@ -74,7 +75,12 @@ class Web:
         ]
         await send({"type": "http.response.start", "status": response.status, "headers": start})
         body = b"" if scope["method"] == "HEAD" else response.body
-        await send({"type": "http.response.body", "body": body})
+        # In pieces: what is written at once is encrypted and copied at once, also for who does not read it.
+        for begin in range(0, len(body) - PIECE, PIECE):
+            piece = body[begin : begin + PIECE]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        rest = max(0, (len(body) - 1) // PIECE * PIECE)
+        await send({"type": "http.response.body", "body": body[rest:]})
 
     async def _answer(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
         route = self._routes.get(scope["path"])
@@ -103,7 +109,11 @@ class Web:
             future = asyncio.ensure_future(_compressed(page))
             self._zipped[format_] = known = (page, future)
         # Shielded: one scraper that goes away must not cancel what the others wait for.
-        return await asyncio.shield(known[1])
+        try:
+            return await asyncio.shield(known[1])
+        except Exception:
+            self._zipped.pop(format_, None)
+            raise
 
     async def _healthy(self, _headers: Mapping[bytes, bytes]) -> Response:
         still = self._hooks.standing_still()

@@ -291,3 +291,105 @@ def test_open_files_are_raised() -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert soft == hard
+
+
+@pytest.mark.parametrize("start", [b"0\r\nX: ", b"1;"])
+def test_what_follows_a_head_has_a_size(start: bytes) -> None:
+    """Trailers and chunk extensions without end are cut off, though they are no body."""
+
+    async def scene(address: tuple[str, int], _server: Server) -> int:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + start)
+        taken = 0
+        with contextlib.suppress(ConnectionError):
+            while taken < 64 * 1024 * 1024 and not writer.is_closing():
+                writer.write(b"a" * 65536)
+                await writer.drain()
+                taken += 65536
+                await asyncio.sleep(0)
+        del reader
+        return taken
+
+    assert playing(Limits(), scene) < 16 * 1024 * 1024
+
+
+def test_trailers_are_no_headers() -> None:
+    """A field after the body is not taken for one of the request's head."""
+    seen: list[list[bytes]] = []
+
+    async def watching(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.05)
+        seen.append([name for name, _ in scope["headers"]])
+        await hello(scope, receive, send)
+
+    head = b"POST / HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    request = head + b"0\r\nAuthorization: x\r\n\r\n"
+    playing(Limits(), lambda address, _: said(address, request), watching)
+
+    assert seen == [[b"connection", b"transfer-encoding"]]
+
+
+@pytest.mark.parametrize("more", [b"\r\n", b"x"])
+def test_a_byte_does_not_keep_a_connection(more: bytes) -> None:
+    """After its answer a connection that sends no whole head in time is closed, whatever else it sends."""
+
+    async def scene(address: tuple[str, int], _server: Server) -> bytes:
+        reader, writer = await asyncio.open_connection(*address)
+        body = b"Content-Length: 60000\r\n" if more == b"x" else b""
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\n" + body + b"\r\n")
+        await reader.readuntil(b"hi")
+        writer.write(more)
+        rest = b""
+        with contextlib.suppress(ConnectionError):
+            rest = await reader.read()
+        writer.close()
+        return rest
+
+    assert playing(Limits(head_seconds=0.05), scene) == b""
+
+
+def test_idle_ones_do_not_push_out_new_ones() -> None:
+    """Where more connections idle than are new, the oldest idle one makes room."""
+
+    async def scene(address: tuple[str, int], _server: Server) -> list[bool]:
+        idle = []
+        for _ in range(9):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(GET + b"\r\n")
+            await reader.readuntil(b"hi")
+            idle.append((reader, writer))
+        new = [await asyncio.open_connection(*address) for _ in range(2)]
+        last, asking = new[1]
+        asking.write(GET + b"\r\n")
+        await last.readuntil(b"hi")
+        gone = [reader.at_eof() or reader.exception() is not None for reader, _ in [*idle, new[0]]]
+        for _, writer in (*idle, *new):
+            writer.transport.abort()
+        return gone
+
+    assert playing(Limits(connections=10), scene) == [True] + [False] * 9
+
+
+def test_a_stalled_answer_in_pieces_is_aborted() -> None:
+    """An answer that is sent in pieces, and waits for its reader, is given up like any other."""
+
+    async def pieces(_scope: Any, _receive: Any, send: Any) -> None:
+        size = 64 * 1024 * 1024
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]}
+        )
+        for left in range(size // 65536, 0, -1):
+            await send({"type": "http.response.body", "body": bytes(65536), "more_body": left > 1})
+
+    async def scene(address: tuple[str, int], server: Server) -> bool:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(GET + b"\r\n")
+        await reader.readline()
+        for _ in range(40):
+            await asyncio.sleep(0.05)
+            if not server.server_state.connections:
+                break
+        writer.transport.abort()
+        return not server.server_state.connections
+
+    assert playing(Limits(stall_seconds=0.1), scene, pieces) is True

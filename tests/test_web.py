@@ -56,7 +56,7 @@ def ask(web: Web, path: str, method: str = "GET", **headers: str) -> httpx.Respo
     async def once() -> httpx.Response:
         transport = httpx.ASGITransport(app=web)
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
-            sent = {name.replace("_", "-"): value for name, value in headers.items()}
+            sent = {name.replace("_", "-").title(): value for name, value in headers.items()}
             return await client.request(method, path, headers={"Accept-Encoding": "identity"} | sent)
 
     return asyncio.run(once())
