@@ -377,10 +377,13 @@ ASKING = (Attack(pipelining, 16, 64, math.inf), Attack(wrong_passwords, 100, 64,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attacks", [QUIET, UNREAD + LARGE, ASKING], ids=["quiet", "greedy", "asking"])
-def test_scrapes_go_on_under_attack(tmp_path: Path, attacks: tuple[Attack, ...]) -> None:
+def test_scrapes_go_on_under_attack(
+    tmp_path: Path, attacks: tuple[Attack, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     """No scrape fails and none takes a second; memory is bounded, and afterwards all is as before."""
     spawning = multiprocessing.get_context("spawn")
     with (
+        capsys.disabled(),
         contextlib.ExitStack() as programs,
         ProcessPoolExecutor(len(attacks), mp_context=spawning) as attackers,
         ThreadPoolExecutor(2 * len(attacks)) as threads,
