@@ -17,10 +17,11 @@ import structlog
 from exporter import __version__, log
 from exporter.api import Client, Unusable
 from exporter.config import ConfigError
-from exporter.exposition import Format, Pages
+from exporter.exposition import Format
 from exporter.guard import Guard
 from exporter.health import HealthSocket
 from exporter.metrics import ExporterMetrics, subject
+from exporter.pages import Pages
 from exporter.poller import Clock, Poller
 from exporter.schema import Problem
 from exporter.server import Server, address_of, listen
@@ -74,10 +75,12 @@ class App:
         self._store = Store()
         self._own = ExporterMetrics(__version__, options.revision)
         self._poller = Poller(self._store, self._own, clock, log.conceal)
-        self._pages = Pages(self._store, self._own, [])
+        self._changed = asyncio.Event()
+        self._pages = Pages(self._store, self._own, [], self._changed.set)
         self._reloading = asyncio.Lock()
         self._bad: set[str] = set()  # the refusals that a later success has not made good
         self._retired: set[asyncio.Task[None]] = set()
+        self._rendering: asyncio.Task[None] | None = None
         self._guard = Guard(options.web_config, os.urandom(32))
         hooks = Hooks(clock.now, self._standing_still, self._ready, self._hook())
         self.web = Web(self._pages, hooks, self._guard)
@@ -118,6 +121,7 @@ class App:
     def _begin(self, config: Config) -> None:
         logger.info("starting", version=__version__, sites=len(config.sites))
         self._apply(config, _made(config, self._transport))
+        self._rendering = asyncio.create_task(self._render())
 
     async def reload(self) -> list[str]:
         """Take changed files; return why not when one is refused, and everything stays as it was."""
@@ -159,6 +163,8 @@ class App:
     async def close(self) -> None:
         """End the polls and the connections."""
         self._guard.close()
+        if self._rendering:
+            self._rendering.cancel()
         await self._poller.stop()
         for task in self._retired:
             task.cancel()
@@ -172,7 +178,8 @@ class App:
             logger.warning("config_warning", problem=warning)
         self._config, self._client = config, client
         self._poller.apply(config, client)
-        self._pages.show([subject(config, site) for site in config.sites])
+        subjects = [subject(config, site) for site in config.sites]
+        self._pages.show(subjects, on_metrics=config.web.sites_on_metrics)
         self._own.loaded(self._clock.now().wall)
 
     def _retire(self, client: Client, timeout: float) -> None:
@@ -209,6 +216,16 @@ class App:
             except Exception as error:  # noqa: BLE001 - a certificate that is not renewed must not go unnoticed
                 self._own.reload_successful.set(0)
                 logger.error("web_config_failed", error=type(error).__name__)  # noqa: TRY400 - may hold PEM
+
+    async def _render(self) -> None:
+        """Render what polls bring before it is asked for."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self.web.catch_up()
+            except Exception as error:  # noqa: BLE001 - what one site's data does must not stop the others'
+                logger.error("render_failed", error=type(error).__name__)  # noqa: TRY400 - may hold names
 
     def _say_how(self, addresses: list[str], config: Config) -> None:
         """Log where and how it listens, and what strangers could read there."""
@@ -276,4 +293,4 @@ async def once(
     finally:
         await client.close()
     pages = Pages(store, own, [subject(config, site) for site in config.sites])
-    return Once(pages.page(Format.TEXT, clock.now()).decode(), failures)
+    return Once(pages.edition(clock.now()).page(Format.TEXT).body.decode(), failures)

@@ -216,8 +216,6 @@ def _build(document: object, around: _Around) -> Config:
     for index, first in _repeated(names):
         found.add(f"sites[{index}].name", f"the same name as sites[{first}].name: every site needs its own")
     web = Web(**defaults(schema.WebSection) | given.get("web", {}))
-    if not web.sites_on_metrics:
-        found.warn("web.sites_on_metrics", f"{_IDLE}: sites are on /metrics all the same")
     config = Config(
         api=_api(given.get("api", {}), len(sections), found),
         sites=sites,

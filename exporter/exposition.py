@@ -1,30 +1,24 @@
-"""Families as bytes: the text format and OpenMetrics, negotiation, and pages made when data changes.
+"""Families as bytes: the text format and OpenMetrics, and which of them a scraper prefers.
 
-The sample lines of both formats are the same bytes; only the headers and the end differ. A site's lines are
-kept by group and family, so that a poll renders what it changed and no more.
+The sample lines of both formats are the same bytes; only the headers and the end differ. prometheus-client
+renders eight times slower; its bytes are what the property tests hold these functions to.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
-
-from prometheus_client.exposition import generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from prometheus_client.utils import floatToGoString
-
-from exporter.metrics import GROUPS, SITE_METRICS
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from exporter.metrics import ExporterMetrics, Family, Metric, Subject
-    from exporter.snapshot import Now, Snapshot, Store
+    from exporter.metrics import Family, Metric
 
-EXPONENT_FROM = 1e6  # below it, Go and Python write a float alike
-OWN_MAX_AGE = 1.0  # seconds: how old the exporter's own metrics may be on a page
+GO_EXPONENT, PYTHON_EXPONENT = 1e6, 1e16  # from which on they write a float with one
 HEADER_LENGTH = 1024  # an Accept header longer than this is no scraper's
+HEADERS = 256  # answers to headers that are remembered; scrapers have a handful
+_EXPONENTS = [f"e+{digits - 1:02}" for digits in range(17)]  # by digits before the point
 
 
 class Format(Enum):
@@ -39,6 +33,7 @@ class Format(Enum):
         return b"# EOF\n" if self is Format.OPENMETRICS else b""
 
 
+@lru_cache(HEADERS)
 def negotiate(accept: str) -> Format:
     """Choose the format an Accept header prefers by q-value (RFC 9110, 12.5.1); text when in doubt."""
     quality = {Format.TEXT: (0, 0.0), Format.OPENMETRICS: (0, 0.0)}  # specificity of the best match, its q
@@ -49,6 +44,7 @@ def negotiate(accept: str) -> Format:
     return Format.OPENMETRICS if openmetrics > text else Format.TEXT
 
 
+@lru_cache(HEADERS)
 def accepts_gzip(accept_encoding: str) -> bool:
     """Whether an Accept-Encoding header takes gzip, and not rather identity (RFC 9110, 12.5.3)."""
     quality: dict[str, float] = {}
@@ -106,114 +102,58 @@ def header(metric: Metric, format_: Format) -> bytes:
 
 
 def lines(family: Family) -> bytes:
-    """Return the sample lines of a gauge or a counter, the same in both formats."""
-    metric = family.metric
-    names = metric.labels
-    rendered = []
-    for values, value in family.samples:
-        labels = ",".join([f'{name}="{_escaped(text)}"' for name, text in zip(names, values, strict=True)])
-        rendered.append(f"{metric.name}{{{labels}}} {_number(value)}\n")
-    return "".join(rendered).encode()
+    """Return the sample lines of a gauge or a counter that has some, the same in both formats.
+
+    All lines are joined column by column, the numbers being the last: no line is formatted by itself.
+    """
+    numbers = [repr(value) if value < GO_EXPONENT else _go(value) for value in family.values]
+    begin, *between = _around(family)
+    columns = [_column(values) for values in family.labels if not isinstance(values, str)]
+    rows: Iterable[str]
+    rows, *others = [*columns, numbers]
+    for text, column in zip(between, others, strict=True):
+        rows = map(text.join, zip(rows, column, strict=True))
+    end = f"\n{begin}"
+    return f"{begin}{end.join(rows)}\n".encode()
+
+
+def _around(family: Family) -> list[str]:
+    """Return what stands before each column of a line: the name, and the labels that do not vary."""
+    texts = []
+    text = f"{family.metric.name}{{"
+    for name, values in zip(family.metric.labels, family.labels, strict=True):
+        text += f'{name}="'
+        if isinstance(values, str):
+            text += _escaped(values)
+        else:
+            texts.append(text)
+            text = ""
+        text += '",'
+    return [*texts, text.removesuffix(",") + "} "]
+
+
+def _column(values: Sequence[str]) -> Sequence[str]:
+    together = "".join(values)
+    special = "\\" in together or "\n" in together or '"' in together
+    return [_escaped(value) for value in values] if special else values
 
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
-def _number(value: float) -> str:
-    return repr(value) if value < EXPONENT_FROM else floatToGoString(value)
+def _go(value: float) -> str:
+    """Write a float of a million or more as Go does, and prometheus-client with it: with an exponent."""
+    if value >= PYTHON_EXPONENT:
+        return repr(value)
+    if value.is_integer():  # as totals are; twice as fast
+        digits = str(int(value))
+        return f"{digits[0]}.{digits[1:]}".rstrip("0.") + _EXPONENTS[len(digits)]
+    whole, fraction = repr(value).split(".")
+    return f"{whole[0]}.{whole[1:]}{fraction}".rstrip("0.") + _EXPONENTS[len(whole)]
 
 
 def render(families: Iterable[Family], format_: Format) -> bytes:
     """Return a whole page of the families."""
-    parts = [header(family.metric, format_) + lines(family) for family in families if family.samples]
+    parts = [header(family.metric, format_) + lines(family) for family in families if family.values]
     return b"".join(parts) + format_.end
-
-
-@dataclass
-class _Fragments:
-    """The lines of one site by family, and the views they were made from."""
-
-    subject: Subject
-    views: list[Any] = field(default_factory=lambda: [None] * len(GROUPS))
-    lines: list[dict[str, bytes]] = field(default_factory=lambda: [{} for _ in GROUPS])
-
-    def refresh(self, snapshot: Snapshot, now: Now) -> bool:
-        """Render the groups whose view has changed; tell whether any has."""
-        changed = False
-        for place, group in enumerate(GROUPS):
-            view = group.view(self.subject, snapshot, now)
-            if view != self.views[place]:
-                families = group.families(self.subject, view)
-                self.lines[place] = {family.metric.name: lines(family) for family in families}
-                self.views[place] = view
-                changed = True
-        return changed
-
-    def of(self, metric: Metric) -> bytes:
-        return next((group[metric.name] for group in self.lines if metric.name in group), b"")
-
-
-class Pages:
-    """The finished `/metrics` pages: made when first asked for after a change, then handed out as is."""
-
-    def __init__(self, store: Store, own: ExporterMetrics, subjects: Sequence[Subject]) -> None:
-        self._store = store
-        self._own = own
-        self._sites: list[_Fragments] = []
-        self._families: list[tuple[Metric, bytes]] = []
-        self._pages: dict[Format, bytes] = {}
-        self._version = -1
-        self._own_made = float("-inf")
-        self._own_lines: dict[Format, bytes] = {}
-        self.show(subjects)
-
-    def show(self, subjects: Sequence[Subject]) -> None:
-        """Show these sites from now on; those whose subject is unchanged keep what is rendered."""
-        known = {site.subject.name: site for site in self._sites}
-        kept = (known.get(subject.name) for subject in subjects)
-        self._sites = [
-            old if old and old.subject == subject else _Fragments(subject)
-            for old, subject in zip(kept, subjects, strict=True)
-        ]
-        self._version = -1
-
-    def page(self, format_: Format, now: Now) -> bytes:
-        """Return the full page; the same object as long as nothing has changed."""
-        aged = now.mono - self._own_made >= OWN_MAX_AGE
-        if aged or self._version != self._store.version:
-            self._refresh(now, aged=aged)
-        if format_ not in self._pages:
-            self._pages[format_] = self._assembled(format_)
-        return self._pages[format_]
-
-    def _refresh(self, now: Now, *, aged: bool) -> None:
-        self._version = self._store.version
-        self._pages.clear()
-        for site in self._sites:
-            site.refresh(self._store[site.subject.name], now)
-        joined = [(metric, b"".join(site.of(metric) for site in self._sites)) for metric in SITE_METRICS]
-        self._families = [(metric, samples) for metric, samples in joined if samples]
-        if not self._own_lines:  # once more than needed: the first page knows its size too
-            self._render_own()
-            self._measure()
-        if aged:
-            self._own_made = now.mono
-            self._render_own()
-        self._measure()
-
-    def _render_own(self) -> None:
-        openmetrics = generate_openmetrics(self._own.registry).removesuffix(Format.OPENMETRICS.end)
-        self._own_lines = {Format.TEXT: generate_latest(self._own.registry), Format.OPENMETRICS: openmetrics}
-
-    def _measure(self) -> None:
-        """Note the size of the page as text; it is shown from the next page of our own metrics on."""
-        own = self._own_lines[Format.TEXT]
-        sizes = [len(header(metric, Format.TEXT)) + len(samples) for metric, samples in self._families]
-        self._own.page_bytes.set(sum(sizes) + len(own))
-        series = sum(samples.count(b"\n") for _, samples in self._families)
-        self._own.series.set(series + sum(not line.startswith(b"#") for line in own.splitlines()))
-
-    def _assembled(self, format_: Format) -> bytes:
-        parts = [part for metric, samples in self._families for part in (header(metric, format_), samples)]
-        return b"".join([*parts, self._own_lines[format_], format_.end])

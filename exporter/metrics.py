@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from itertools import repeat
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
     from exporter.config import Config, Site
 
+CLOSE = 0.001  # seconds
 LISTS = (Endpoint.HISTORY, Endpoint.TOP_USERS, Endpoint.ALL_USERS)
+REASONS = {endpoint: tuple(reason for reason in Reason if reason.concerns(endpoint)) for endpoint in Endpoint}
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds; the default timeout is one of them
 DELAY_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 60)
 
@@ -51,10 +54,16 @@ class Metric:
 
 
 class Family(NamedTuple):
-    """A metric and its samples: the values of its labels, and the sample's value."""
+    """A metric and its samples in columns: for each label one value for all samples, or a list of theirs."""
 
     metric: Metric
-    samples: Sequence[tuple[tuple[str, ...], float]]
+    labels: tuple[str | Sequence[str], ...]
+    values: Sequence[float]
+
+    def samples(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        """Go through the samples: the values of the labels, and the sample's."""
+        columns = [repeat(column) if isinstance(column, str) else column for column in self.labels]
+        return zip(zip(*columns, strict=False), self.values, strict=False)
 
 
 CATALOGUE: dict[str, Metric] = {}
@@ -341,8 +350,8 @@ def history_families(site: Subject, view: HistoryView) -> Iterator[Family]:
         return
     yield _one(ROWS, site, len(view.rows))
     yield _one(MISSING_ROWS, site, history.missing(view.rows))
-    modes = [(mode.value, site.name) for mode in Meaning]
-    yield Family(HASHES_MODE, [((mode, name), float(mode == view.meaning)) for mode, name in modes])
+    modes = [mode.value for mode in Meaning]
+    yield Family(HASHES_MODE, (modes, site.name), [float(mode == view.meaning) for mode in Meaning])
     if view.rows and view.newest_recent:
         yield _one(UNSETTLED_HASHRATE, site, view.rows[-1].hashrate)
     if view.settled:
@@ -396,10 +405,11 @@ def users_families(site: Subject, view: UsersView) -> Iterator[Family]:
         yield _one(TOP_USERS, site, len(view.top.totals))
         yield _one(TOP_BALANCE, site, view.top.balance)
         if site.per_user:
-            shown = [((site.name, label), view.accounts[label]) for label in view.top.totals]
-            yield Family(USER_HASHES, [(labels, account.total) for labels, account in shown])
-            yield Family(USER_WITHDRAWN, [(labels, account.withdrawn) for labels, account in shown])
-            yield Family(USER_BALANCE, [(labels, account.balance) for labels, account in shown])
+            labels = site.name, list(view.top.totals)
+            shown = [view.accounts[label] for label in view.top.totals]
+            yield Family(USER_HASHES, labels, [account.total for account in shown])
+            yield Family(USER_WITHDRAWN, labels, [account.withdrawn for account in shown])
+            yield Family(USER_BALANCE, labels, [account.balance for account in shown])
     yield _one(TRACKED_HASHES, site, view.tracked)
     yield _one(REGRESSIONS, site, view.regressions)
     if view.moved is not None:
@@ -413,21 +423,31 @@ def polling_view(site: Subject, snapshot: Snapshot, now: Now) -> tuple[tuple[End
 
 def polling_families(site: Subject, view: tuple[tuple[Endpoint, Polling], ...]) -> Iterator[Family]:
     """Return the families about a site's polls."""
-    yield Family(SITE_INFO, [((site.api_host, site.currency, site.name), 1.0)])
-    yield _by_endpoint(INTERVAL, site, site.intervals.items())
+    endpoints = [endpoint.value for endpoint, _ in view], site.name
+    yield Family(SITE_INFO, (site.api_host, site.currency, site.name), [1.0])
+    yield Family(INTERVAL, endpoints, [site.intervals[endpoint] for endpoint, _ in view])
+    yield Family(LAST_SUCCESS, endpoints, [record.last_success for _, record in view])
+    yield Family(POLLS, endpoints, [float(record.polls) for _, record in view])
     yield _by_endpoint(UP, site, ((endpoint, record.up) for endpoint, record in view))
-    yield _by_endpoint(LAST_SUCCESS, site, ((endpoint, record.last_success) for endpoint, record in view))
     yield _by_endpoint(LAST_POLL, site, ((endpoint, record.last_poll) for endpoint, record in view))
     yield _by_endpoint(NEXT_POLL, site, ((endpoint, record.next_poll) for endpoint, record in view))
-    yield _by_endpoint(POLLS, site, ((endpoint, record.polls) for endpoint, record in view))
     yield _by_endpoint(REJECTED, site, ((e, record.rejected) for e, record in view if e in LISTS))
-    failures = [
-        ((endpoint.value, reason.value, site.name), float(record.failures.get(reason, 0)))
-        for endpoint, record in view
-        for reason in Reason
-        if reason.concerns(endpoint)
+
+
+def failures_view(site: Subject, snapshot: Snapshot, now: Now) -> tuple[Mapping[str, int], ...]:  # noqa: ARG001
+    """See the failures of a site's polls by endpoint."""
+    return tuple(snapshot.polling.get(endpoint, Polling()).failures for endpoint in site.intervals)
+
+
+def failures_families(site: Subject, view: tuple[Mapping[str, int], ...]) -> Iterator[Family]:
+    """Return the family of failures, long and seldom changed: every reason is there from the start."""
+    rows = [
+        (endpoint, reason, failures.get(reason, 0))
+        for endpoint, failures in zip(site.intervals, view, strict=True)
+        for reason in REASONS[endpoint]
     ]
-    yield Family(FAILURES, failures)
+    labels = [endpoint.value for endpoint, _, _ in rows], [reason.value for _, reason, _ in rows], site.name
+    yield Family(FAILURES, labels, [float(count) for _, _, count in rows])
 
 
 GROUPS = (
@@ -435,7 +455,33 @@ GROUPS = (
     Group(history_view, history_families),
     Group(users_view, users_families),
     Group(polling_view, polling_families),
+    Group(failures_view, failures_families),
 )
+
+
+def unchanged_until(site: Subject, snapshot: Snapshot, now: Now) -> Now:
+    """Return how long all views stay equal while nothing is polled: up to this moment on either clock.
+
+    A wall clock that is set back can change them too.
+    """
+    readings = (
+        (snapshot.payout, Endpoint.PAYOUT),
+        (snapshot.history, Endpoint.HISTORY),
+        (snapshot.top_users, Endpoint.TOP_USERS),
+    )
+    stale = [
+        reading.at.mono + site.stale_after[endpoint] for reading, endpoint in readings if reading is not None
+    ]
+    rows = snapshot.last_rows
+    settled = history.settled_count(rows, now.wall)
+    ages = [row.synctime + site.max_row_age for row in rows[-1:] + rows[settled - 1 : settled]]
+    settles = [row.synctime + history.SETTLED_AFTER for row in rows[settled : settled + 1]]
+    return Now(_next([*ages, *settles], now.wall), _next(stale, now.mono))
+
+
+def _next(moments: Iterable[float], now: float) -> float:
+    """Return the first moment that is not past; a little early, since sums of floats are rounded."""
+    return min((moment - CLOSE for moment in moments if moment + CLOSE > now), default=float("inf"))
 
 
 def site_families(site: Subject, snapshot: Snapshot, now: Now) -> list[Family]:
@@ -448,12 +494,13 @@ def site_families(site: Subject, snapshot: Snapshot, now: Now) -> list[Family]:
 
 
 def _one(metric: Metric, site: Subject, value: float) -> Family:
-    return Family(metric, [((site.name,), float(value))])
+    return Family(metric, (site.name,), [float(value)])
 
 
 def _by_endpoint(metric: Metric, site: Subject, values: Iterable[tuple[Endpoint, float | None]]) -> Family:
-    samples = [((endpoint.value, site.name), float(value)) for endpoint, value in values if value is not None]
-    return Family(metric, samples)
+    known = [(endpoint, value) for endpoint, value in values if value is not None]
+    endpoints = [endpoint.value for endpoint, _ in known]
+    return Family(metric, (endpoints, site.name), [float(value) for _, value in known])
 
 
 class ExporterMetrics:

@@ -285,8 +285,9 @@ def _entries(document: dict[str, Any], next_page: str | None = None) -> Users:
 
 
 def _unique(users: Iterable[User | None], count: int, next_page: str | None = None) -> Users:
-    named: dict[str, User] = {}
-    for user in users:
-        if user is not None and user.name:
-            named.setdefault(user.name, user)
-    return Entries(tuple(named.values()), count - len(named), next_page)
+    readable = [user for user in users if user is not None and user.name]
+    named = {user.name: user for user in readable}
+    if len(named) < len(readable):  # the first of a name counts
+        named = {user.name: user for user in reversed(readable)}
+        readable = [user for user in readable if named[user.name] is user]
+    return Entries(tuple(readable), count - len(readable), next_page)

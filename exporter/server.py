@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024
 UNREAD = 128 * 1024  # bytes the kernel keeps of what a client does not read; left alone, it is 4 MiB each
+UNSENT = 256 * 1024  # bytes of an answer that wait without TLS: they are the page's own, not copies
 PIECE = 16 * 1024  # bytes parsed at once: a quarter of a MiB can hold thousands of requests
 GRACE = 1  # seconds a slow reader gets when the process stops
 
@@ -167,6 +168,8 @@ class Protocol(HttpToolsProtocol):
         self._stall: asyncio.TimerHandle | None = None
         self._left, self._since = 0, 0.0  # of the answer, and when some of it was last taken
         super().connection_made(transport)
+        if self.scheme == "http":
+            transport.set_write_buffer_limits(high=UNSENT)
         if not type(self).admits(transport):
             transport.abort()
             return

@@ -18,12 +18,15 @@ from msgspec import Struct
 from exporter.model import Endpoint, Entries, HistoryRow, Payout, User, Users
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 T = TypeVar("T")
 
 LABEL_BYTES = 128  # longer names are cut: a visitor chooses the name, Prometheus stores it
 ABSENT_ACCOUNTS = 1024  # how many users outside the last answers keep their high-water marks, per site
+
+
+_ALONE = {endpoint: frozenset((endpoint,)) for endpoint in Endpoint}
 
 
 class Now(NamedTuple):
@@ -58,7 +61,7 @@ class Polling:
     next_poll: float | None = None
 
 
-class Doubt(Struct, frozen=True):
+class Doubt(Struct, frozen=True, gc=False):
     """An endpoint's answer below half of a mark, waiting for that endpoint's next answer."""
 
     endpoint: Endpoint
@@ -67,7 +70,7 @@ class Doubt(Struct, frozen=True):
     counted: bool  # as a regression, because of the other field
 
 
-class Account(Struct, frozen=True):
+class Account(Struct, frozen=True, gc=False):
     """A user as shown: high-water marks of `total` (hashes) and `withdrawn` (coins), the last `balance`."""
 
     total: float
@@ -101,11 +104,11 @@ class Snapshot:
 
 
 class Store:
-    """The snapshots by site name; `version` grows with every change."""
+    """The snapshots by site name; `tell` is called with the name of each site that has changed."""
 
     def __init__(self) -> None:
         self._sites: dict[str, Snapshot] = {}
-        self.version = 0
+        self.tell: Callable[[str], None] = lambda _: None
 
     def __getitem__(self, site: str) -> Snapshot:
         return self._sites[site]
@@ -116,12 +119,13 @@ class Store:
     def publish(self, site: str, snapshot: Snapshot) -> None:
         """Replace what is known of a site."""
         self._sites[site] = snapshot
-        self.version += 1
+        self.tell(site)
 
     def keep(self, sites: Mapping[str, Snapshot]) -> None:
         """Know exactly these sites from now on."""
         self._sites = dict(sites)
-        self.version += 1
+        for site in sites:
+            self.tell(site)
 
 
 def planned(snapshot: Snapshot, endpoint: Endpoint, next_poll: float) -> Snapshot:
@@ -181,10 +185,11 @@ def with_top_users(snapshot: Snapshot, users: tuple[User, ...], now: Now) -> Sna
     accounts, regressions = guarded(snapshot.accounts, Endpoint.TOP_USERS, users)
     totals = {user.name: accounts[user.name].total for user in users}
     before = snapshot.top_users.value.totals if snapshot.top_users else {}
-    moves = [total - before[name] for name, total in totals.items() if total != before.get(name, total)]
+    pairs = zip(totals.values(), map(before.get, totals, totals.values()), strict=True)
+    moves = [total - known for total, known in pairs if total != known]
     return replace(
         snapshot,
-        top_users=Reading(TopUsers(totals, sum(user.balance for user in users)), now),
+        top_users=Reading(TopUsers(totals, sum([user.balance for user in users])), now),
         accounts=accounts,
         tracked_hashes=snapshot.tracked_hashes + sum(move for move in moves if move > 0),
         totals_moved=now.wall if moves else snapshot.totals_moved,
@@ -194,6 +199,9 @@ def with_top_users(snapshot: Snapshot, users: tuple[User, ...], now: Now) -> Sna
 
 def labelled(answer: Users, key: bytes | None) -> Users:
     """Name every user by label; of two that would share one, the second is rejected."""
+    names = [user.name for user in answer.entries]
+    if key is None and "".join(names).isascii() and max(map(len, names), default=0) <= LABEL_BYTES:
+        return answer
     named: dict[str, User] = {}
     for user in answer.entries:
         label = user_label(user.name, key)
@@ -229,17 +237,18 @@ def guarded(
     """
     seen: dict[str, Account] = {}
     regressions = 0
-    alone = frozenset((endpoint,))
+    alone = _ALONE[endpoint]
     for user in users:
-        known = accounts.get(user.name)
-        by = known.by | alone if known else alone
-        if known is None or (
-            not known.doubts and user.total >= known.total and user.withdrawn >= known.withdrawn
-        ):
-            seen[user.name] = Account(user.total, user.withdrawn, user.balance, (), by)
+        name, total, withdrawn = user.name, user.total, user.withdrawn
+        known = accounts.get(name)
+        by = alone if known is None or known.by is alone else known.by | alone
+        if known is None or (not known.doubts and total >= known.total and withdrawn >= known.withdrawn):
+            seen[name] = Account(total, withdrawn, user.balance, (), by)
         else:
-            seen[user.name], held = _judged(known, endpoint, user, by)
+            seen[name], held = _judged(known, endpoint, user, by)
             regressions += held
+    if accounts.keys() <= seen.keys():
+        return seen, regressions
     absent: dict[str, Account] = {}
     elsewhere: dict[str, Account] = {}
     for name, account in accounts.items():

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qs
 
 import structlog
 
 from exporter.auth import Verdict
 from exporter.exposition import Format, accepts_gzip, negotiate
+from exporter.pages import Page
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from exporter.exposition import Pages
     from exporter.guard import Guard
+    from exporter.pages import Edition, Pages
     from exporter.snapshot import Now
+
+    _Handler = Callable[[Any, Mapping[bytes, bytes]], Awaitable["Response"]]  # of ASGI's scope, of headers
 
 log = structlog.get_logger()
 
-PLAIN = "text/plain; charset=utf-8"
-GZIP_LEVEL = 1  # twice the size of level 9 at a tenth of its time; the next scrape is seconds away
-PIECE = 64 * 1024  # bytes written at once
-OFF_LOOP = 128 * 1024  # bytes: compressing more takes milliseconds, and leaves the loop
+PLAIN = b"text/plain; charset=utf-8"
+OFF_LOOP = 1024 * 1024  # bytes: putting a larger page together takes milliseconds, and leaves the loop
 
 
 class Response(NamedTuple):
-    """An answer: status, content type, body, and headers beside those two."""
+    """An answer: status, content type, body in pieces with its length, headers beside those two."""
 
     status: int
-    content_type: str
-    body: bytes
+    content_type: bytes
+    body: Page
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
@@ -51,10 +52,11 @@ class Web:
         self._pages = pages
         self._guard = guard
         self._hooks = hooks
-        self._zipped: dict[Format, tuple[bytes, asyncio.Future[bytes]]] = {}
-        self._routes: Mapping[str, tuple[str, Callable[[Mapping[bytes, bytes]], Awaitable[Response]]]] = {
+        self._making: dict[tuple[str, Format, bool], asyncio.Future[Page]] = {}
+        self._routes: Mapping[str, tuple[str, _Handler]] = {
             "/": ("GET", self._home),
             "/metrics": ("GET", self._metrics),
+            "/probe": ("GET", self._probe),
             "/-/healthy": ("GET", self._healthy),
             "/-/ready": ("GET", self._ready),
             "/-/reload": ("POST", self._reload),
@@ -68,19 +70,23 @@ class Web:
         verdict = await self._guard.verdict(headers.get(b"authorization"))
         response = await self._answer(scope, headers) if verdict is Verdict.ALLOWED else _TURNED_AWAY[verdict]
         start = [
-            (b"content-type", response.content_type.encode()),
-            (b"content-length", b"%d" % len(response.body)),
+            (b"content-type", response.content_type),
+            (b"content-length", b"%d" % response.body.length),
             *response.headers,
             *self._guard.headers,
         ]
         await send({"type": "http.response.start", "status": response.status, "headers": start})
-        body = b"" if scope["method"] == "HEAD" else response.body
-        # In pieces: what is written at once is encrypted and copied at once, also for who does not read it.
-        for begin in range(0, len(body) - PIECE, PIECE):
-            piece = body[begin : begin + PIECE]
+        *pieces, last = (b"",) if scope["method"] == "HEAD" else response.body.pieces
+        for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-        rest = max(0, (len(body) - 1) // PIECE * PIECE)
-        await send({"type": "http.response.body", "body": body[rest:]})
+        await send({"type": "http.response.body", "body": last})
+
+    async def catch_up(self) -> None:
+        """Render the sites that have changed; between two of them others have their turn."""
+        now = self._hooks.now()
+        for _ in range(self._pages.behind(now)):
+            self._pages.refresh(now)
+            await asyncio.sleep(0)
 
     async def _answer(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
         route = self._routes.get(scope["path"])
@@ -91,41 +97,54 @@ class Web:
         if scope["method"] not in allowed:
             allow = (b"allow", ", ".join(allowed).encode())
             return _text(405, f"405 Method Not Allowed: this path takes {' and '.join(allowed)}.", allow)
-        return await handler(headers)
+        return await handler(scope, headers)
 
-    async def _metrics(self, headers: Mapping[bytes, bytes]) -> Response:
+    async def _metrics(self, _scope: Any, headers: Mapping[bytes, bytes]) -> Response:
+        if self._pages.on_metrics and self._pages.behind(self._hooks.now()) > 1:
+            await self.catch_up()
+        return await self._page("", self._pages.edition(self._hooks.now()), headers)
+
+    async def _probe(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
+        if self._pages.on_metrics:
+            return _text(404, "404 Not Found: all sites are on /metrics; see web.sites_on_metrics.")
+        targets = parse_qs(scope["query_string"].decode(errors="replace")).get("target", [])
+        edition = self._pages.site(targets[0], self._hooks.now()) if len(targets) == 1 else None
+        if edition is None:
+            return _text(400, "400 Bad Request: expected /probe?target=SITE with the name of a site of ours.")
+        return await self._page(targets[0], edition, headers)
+
+    async def _page(self, name: str, edition: Edition, headers: Mapping[bytes, bytes]) -> Response:
         format_ = negotiate(headers.get(b"accept", b"").decode("latin-1"))
-        page = self._pages.page(format_, self._hooks.now())
-        vary = (b"vary", b"Accept, Accept-Encoding")
-        if not accepts_gzip(headers.get(b"accept-encoding", b"").decode("latin-1")):
-            return Response(200, format_.value, page, (vary,))
-        zipped = await self._gzip(format_, page)
-        return Response(200, format_.value, zipped, (vary, (b"content-encoding", b"gzip")))
+        zipped = accepts_gzip(headers.get(b"accept-encoding", b"").decode("latin-1"))
+        page = edition.made(format_, zipped=zipped)
+        if page is None:
+            page = await self._made(name, edition, format_, zipped=zipped)
+        return Response(200, _TYPES[format_], page, _ZIPPED if zipped else _AS_IS)
 
-    async def _gzip(self, format_: Format, page: bytes) -> bytes:
-        """Compress a page once, however many ask for it meanwhile."""
-        known = self._zipped.get(format_)
-        if known is None or known[0] is not page:
-            future = asyncio.ensure_future(_compressed(page))
-            self._zipped[format_] = known = (page, future)
+    async def _made(self, name: str, edition: Edition, format_: Format, *, zipped: bool) -> Page:
+        """Put a page together; for a large one all who ask meanwhile wait together."""
+        if edition.size < OFF_LOOP:
+            return edition.page(format_, zipped=zipped)
+        key = name, format_, zipped
+        making = self._making.get(key)
+        if making is None:
+            making = asyncio.ensure_future(asyncio.to_thread(edition.page, format_, zipped=zipped))
+            making.add_done_callback(lambda _: self._making.pop(key))
+            self._making[key] = making
         # Shielded: one scraper that goes away must not cancel what the others wait for.
-        try:
-            return await asyncio.shield(known[1])
-        except Exception:
-            self._zipped.pop(format_, None)
-            raise
+        return await asyncio.shield(making)
 
-    async def _healthy(self, _headers: Mapping[bytes, bytes]) -> Response:
+    async def _healthy(self, _scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
         still = self._hooks.standing_still()
         if not still:
             return _text(200, "OK: the poll loops turn.")
         shown = "\n".join(still[:20])
         return _text(503, f"{len(still)} poll loops stand still:\n{shown}")
 
-    async def _ready(self, _headers: Mapping[bytes, bytes]) -> Response:
+    async def _ready(self, _scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
         return _text(200, "OK: ready.") if self._hooks.ready() else _text(503, "Not ready yet.")
 
-    async def _reload(self, _headers: Mapping[bytes, bytes]) -> Response:
+    async def _reload(self, _scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
         if self._hooks.reload is None:
             return _text(403, "403 Forbidden: reloading over HTTP needs --web.enable-lifecycle.")
         problems = await self._hooks.reload()
@@ -133,36 +152,33 @@ class Web:
             return _text(200, "OK: reloaded.")
         return _text(400, "\n".join(["The new config is refused, the old one stays:", *problems]))
 
-    async def _home(self, _headers: Mapping[bytes, bytes]) -> Response:
-        return Response(200, "text/html; charset=utf-8", _HOME)
-
-
-_TURNED_AWAY = {
-    Verdict.DENIED: Response(
-        401,
-        PLAIN,
-        b"401 Unauthorized: this exporter wants a user name and a password.\n",
-        ((b"www-authenticate", b'Basic realm="cryptoloot-exporter", charset="UTF-8"'),),
-    ),
-    Verdict.BUSY: Response(
-        503,
-        PLAIN,
-        b"503 Service Unavailable: too many passwords wait to be checked; try again in a second.\n",
-        ((b"retry-after", b"1"),),
-    ),
-}
-
-
-async def _compressed(page: bytes) -> bytes:
-    if len(page) < OFF_LOOP:
-        return gzip.compress(page, GZIP_LEVEL, mtime=0)
-    return await asyncio.to_thread(gzip.compress, page, GZIP_LEVEL, mtime=0)
+    async def _home(self, _scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
+        return Response(200, b"text/html; charset=utf-8", _whole(_HOME))
 
 
 def _text(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
-    return Response(status, PLAIN, f"{text}\n".encode(), headers)
+    return Response(status, PLAIN, _whole(f"{text}\n".encode()), headers)
 
 
+def _whole(body: bytes) -> Page:
+    return Page((body,), len(body))
+
+
+_TYPES = {format_: format_.value.encode() for format_ in Format}
+_VARY = (b"vary", b"Accept, Accept-Encoding")
+_AS_IS, _ZIPPED = (_VARY,), (_VARY, (b"content-encoding", b"gzip"))
+_TURNED_AWAY = {
+    Verdict.DENIED: _text(
+        401,
+        "401 Unauthorized: this exporter wants a user name and a password.",
+        (b"www-authenticate", b'Basic realm="cryptoloot-exporter", charset="UTF-8"'),
+    ),
+    Verdict.BUSY: _text(
+        503,
+        "503 Service Unavailable: too many passwords wait to be checked; try again in a second.",
+        (b"retry-after", b"1"),
+    ),
+}
 _HOME = b"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

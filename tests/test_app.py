@@ -41,7 +41,7 @@ class Stage:
         return self.config
 
     def page(self) -> dict[str, float]:
-        text = self.app._pages.page(Format.TEXT, self.time.now()).decode()
+        text = self.app._pages.edition(self.time.now()).page(Format.TEXT).body.decode()
         pairs = (line.rsplit(" ", 1) for line in text.split("\n")[:-1] if line[0] != "#")
         return {series: float(value) for series, value in pairs}
 

@@ -428,15 +428,6 @@ def test_watching_users_is_said_to_have_no_effect_yet() -> None:
     assert (f"sites[0].watch_users: {text}",) == loaded.warnings
 
 
-def test_sites_off_metrics_is_said_to_have_no_effect_yet() -> None:
-    """`sites_on_metrics: false` is warned about; true is not."""
-    off, on = (parse(web={"sites_on_metrics": value}) for value in (False, True))
-
-    text = "has no effect in this version: sites are on /metrics all the same"
-    assert (f"web.sites_on_metrics: {text}",) == off.warnings
-    assert () == on.warnings
-
-
 def test_only_what_this_version_polls_is_active() -> None:
     """Payout, history and top users are polled, whatever else is enabled or watched."""
     loaded = parse([site(watch_users=["ann"])], poll={"all_users": {"enabled": True}}).sites[0]

@@ -22,17 +22,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"app", "config", "health", "log", "server", "simulator"},
     "app": {
-        "api", "config", "exposition", "guard", "health", "history", "log", "metrics", "model", "poller",
-        "schema", "server", "snapshot", "web",
+        "api", "config", "exposition", "guard", "health", "history", "log", "metrics", "model", "pages",
+        "poller", "schema", "server", "snapshot", "web",
     },
     "guard": {"auth", "config", "schema", "server", "webconfig"},
-    "web": {"auth", "exposition", "guard", "metrics", "snapshot", "history", "config"},
+    "web": {"auth", "exposition", "guard", "pages", "metrics", "snapshot", "history", "config"},
     "health": {"server"},
     "server": set(),
     "auth": {"webconfig"},
     "webconfig": {"config", "schema", "secret"},
     "poller": {"api", "metrics", "snapshot", "history", "model", "config", "secret", "schedule"},
-    "exposition": {"metrics", "snapshot"},
+    "pages": {"exposition", "metrics", "snapshot"},
+    "exposition": {"metrics"},
     "metrics": {"snapshot", "history", "model", "config"},
     "api": {"model", "config", "secret"},
     "schedule": {"model"},
@@ -83,7 +84,8 @@ def test_time_chance_and_sleep_enter_at_the_top(file: Path) -> None:
     asked = {"time.time", "time.monotonic", "datetime.now", "random.random", "asyncio.sleep", "time.sleep"}
 
     allowed = asked if file.stem in {"app", "cli"} else set()
-    assert set() == {name for name, _ in calls(file)} & asked - allowed
+    named = {name for name, call in calls(file) if ast.unparse(call) != "asyncio.sleep(0)"}  # that gives way
+    assert set() == named & asked - allowed
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: file.stem)

@@ -49,7 +49,7 @@ def shown(known: Snapshot, after: float = 0.0, site: Subject | None = None) -> d
     return {
         family.metric.name.removeprefix("cryptoloot_"): {
             ",".join(value for value in values if value != "demo"): number
-            for values, number in family.samples
+            for values, number in family.samples()
         }
         for family in families
     }

@@ -12,10 +12,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter import metrics, snapshot
-from exporter.exposition import Format, Pages
+from exporter.exposition import Format
 from exporter.guard import Guard
 from exporter.metrics import ExporterMetrics
 from exporter.model import Endpoint, User
+from exporter.pages import Pages
 from exporter.snapshot import Now, Snapshot, Store
 from exporter.web import Hooks, Web
 from tests.conftest import WALL, parsed
@@ -116,6 +117,17 @@ def test_garbage_headers_never_fail_a_scrape(accept: str, coding: str) -> None:
     assert body.startswith((b"# HELP", b"\x1f\x8b"))
 
 
+async def pieces(web: Web, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """Return the body of /metrics piece by piece, the very objects that the app sends."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await web({"type": "http", "method": "GET", "path": "/metrics", "headers": headers}, None, send)
+    return [message["body"] for message in sent[1:]]
+
+
 async def raw(web: Web, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
     """Call the app as a server would, with headers that no client library would send."""
     sent: list[dict[str, Any]] = []
@@ -127,19 +139,87 @@ async def raw(web: Web, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]
     return sent[0]["status"], sent[1]["body"]
 
 
-def test_a_large_page_is_compressed_once_off_the_loop() -> None:
-    """Scrapers that come together share one compression, and get the page whole."""
+def with_users(count: int) -> Store:
     store = Store()
-    accounts = tuple(User(f"user-{number:05}", number, 0, 0) for number in range(1000))
+    accounts = tuple(User(f"user-{number:05}", number, 0, 0) for number in range(count))
     store.publish("demo", snapshot.with_top_users(Snapshot(), accounts, NOW))
-    web = web_of(store)
+    return store
 
-    async def together() -> list[tuple[int, bytes]]:
-        return await asyncio.gather(*(raw(web, [(b"accept-encoding", b"gzip")]) for _ in range(5)))
 
-    bodies = [body for _, body in asyncio.run(together())]
-    assert bodies[0] is bodies[4]
-    assert b'user="user-00999"' in gzip.decompress(bodies[0])
+@pytest.mark.parametrize("count", [100, 6000])
+def test_a_page_is_put_together_once(count: int) -> None:
+    """Scrapers that come together share one page, also a large one that is made off the loop."""
+    web = web_of(with_users(count))
+
+    async def at_once() -> list[list[bytes]]:
+        return await asyncio.gather(*(pieces(web, [(b"accept-encoding", b"gzip")]) for _ in range(5)))
+
+    first, *_, last = asyncio.run(at_once())
+    assert [id(piece) for piece in first] == [id(piece) for piece in last]
+    assert f'user="user-{count - 1:05}"'.encode() in gzip.decompress(b"".join(first))
+
+
+def test_a_scraper_that_goes_away_takes_nobody_along() -> None:
+    """Cancelling one request for a large page leaves the others' answers whole."""
+    web = web_of(with_users(6000))
+
+    async def at_once() -> list[bytes]:
+        impatient, patient = (asyncio.ensure_future(pieces(web, [])) for _ in range(2))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        return await patient
+
+    assert b"".join(asyncio.run(at_once())).endswith(b"\n")
+
+
+def probing(*sites: str) -> Web:
+    web = web_of(None, *sites)
+    config = parsed("http://127.0.0.1:1", *sites)
+    for site in sites:
+        web._pages._store.publish(site, Snapshot())
+    web._pages.show([metrics.subject(config, site) for site in config.sites], on_metrics=False)
+    return web
+
+
+def test_a_probe_has_one_site() -> None:
+    """/probe shows the families of the site that is asked for, /metrics then those of the exporter."""
+    web = probing("demo", "other")
+    probe, full = ask(web, "/probe?target=other"), ask(web, "/metrics")
+
+    assert (200, 200) == (probe.status_code, full.status_code)
+    assert 'site="other"' in probe.text
+    assert 'site="demo"' not in probe.text
+    assert "process_" not in probe.text
+    assert "site=" not in full.text
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?",
+        "?target=",
+        "?target=nobody",
+        "?target=demo&target=other",
+        "?site=demo",
+        "?target=%00",
+        "?target=%ff",
+    ],
+)
+def test_a_probe_of_no_site_is_refused(query: str) -> None:
+    """A name that is not configured, or none, or two, is 400 and repeats nothing of the request."""
+    answer = ask(probing("demo", "other"), f"/probe{query}")
+
+    assert answer.status_code == 400
+    assert "nobody" not in answer.text
+
+
+def test_no_site_is_scraped_twice() -> None:
+    """While the sites are on /metrics, /probe is 404 and says so."""
+    answer = ask(web_of(), "/probe?target=demo")
+
+    assert answer.status_code == 404
+    assert "web.sites_on_metrics" in answer.text
 
 
 def test_health_names_what_stands_still() -> None:

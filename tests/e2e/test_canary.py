@@ -463,7 +463,7 @@ def test_a_crash_in_a_poller_tells_nothing(crash: str, form: str, monkeypatch: p
         application = App(lambda: config, Options(()), clock.clock, Crashing(CRASHES[crash]))
         await application.start()
         await clock.run(300)
-        shown.append(application._pages.page(Format.TEXT, clock.now()).decode())
+        shown.append(application._pages.edition(clock.now()).page(Format.TEXT).body.decode())
         shown.extend(application._standing_still())
         await application.close()
 

@@ -214,7 +214,7 @@ class Stage:
         return reading.at.mono
 
     def page(self) -> Page:
-        text = self.app._pages.page(Format.TEXT, self.time.now()).decode()
+        text = self.app._pages.edition(self.time.now()).page(Format.TEXT).body.decode()
         pairs = (line.rsplit(" ", 1) for line in text.split("\n") if "site=" in line)
         return {series: float(value) for series, value in pairs if "site_info" not in series}
 

@@ -123,8 +123,9 @@ class Week:
             "slots": len(poller._slots._sites),
             "connections": len(pool._pool.connections),
             "concealed": len(log._concealed._forms),
-            "pages": len(application._pages._pages),
-            "zipped": len(application.web._zipped),
+            "sites": len(application._pages._sites),
+            "behind": len(application._pages._behind),
+            "making": len(application.web._making),
             "retired": len(application._retired),
             "sleepers": len(self.time._sleepers),
         }

@@ -1,0 +1,347 @@
+"""The finished pages: bytes made when a site's data changes, put together when asked for.
+
+A site's lines are kept by family, so that a poll renders what it changed and no more. What is long is
+compressed there and then, once for both formats, and a gzip page is one member made of such parts: a full
+flush ends each of them at a byte and forgets what came before (RFC 1951; zlib's manual on `deflate`).
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+from exporter.exposition import Format, header, lines
+from exporter.metrics import GROUPS, SITE_METRICS, unchanged_until
+from exporter.snapshot import Now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from exporter.metrics import ExporterMetrics, Family, Subject
+    from exporter.snapshot import Snapshot, Store
+
+OWN_MAX_AGE = 1.0  # seconds: how old the exporter's own metrics may be on a page
+LEVEL = 1  # twice the size of level 9 at a tenth of its time; the next scrape is seconds away
+LONG = 8 * 1024  # bytes of lines that are compressed on their own
+PIECE = 64 * 1024  # bytes: what is written at once is copied, and encrypted, at once
+GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"  # RFC 1952: deflate, no time, fastest, unknown system
+LAST_BLOCK = b"\x03\x00"  # an empty one (RFC 1951, 3.2.6)
+NEVER = Now(float("inf"), float("inf"))
+
+
+class Part(NamedTuple):
+    """The sample lines of one family of one site; `deflated` as well where they are long."""
+
+    plain: bytes
+    deflated: bytes | None = None
+
+
+class Page(NamedTuple):
+    """A finished page, in pieces to be written one after another, and their length together."""
+
+    pieces: tuple[bytes, ...]
+    length: int
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return b"".join(self.pieces)
+
+
+@dataclass(frozen=True)
+class Edition:
+    """What is shown at one moment: parts by site and family, and the exporter's own lines by format.
+
+    Pages are made from it when first asked for, in any thread.
+    """
+
+    sites: tuple[tuple[Part | None, ...], ...]
+    own: Mapping[Format, bytes]
+    size: int  # bytes of the page as plain text
+    _made: dict[tuple[Format, bool], Page] = field(default_factory=dict)
+
+    def made(self, format_: Format, *, zipped: bool) -> Page | None:
+        """Return a page if it is there already."""
+        return self._made.get((format_, zipped))
+
+    def page(self, format_: Format, *, zipped: bool = False) -> Page:
+        """Return a page, plain or as one gzip member; the same one each time."""
+        page = self._made.get((format_, zipped))
+        if page is None:
+            parts = self._parts(format_)
+            pieces = tuple(_pieces(_zipped(parts) if zipped else (part.plain for part in parts))) or (b"",)
+            page = self._made[format_, zipped] = Page(pieces, sum(map(len, pieces)))
+        return page
+
+    def _parts(self, format_: Format) -> Iterator[Part]:
+        for head, column in _columns(self.sites, format_):
+            found = [part for part in column if part is not None]
+            if found:
+                yield head
+                yield from found
+        yield Part(self.own.get(format_, b""))
+        yield Part(format_.end)
+
+
+def _columns(
+    sites: Sequence[Sequence[Part | None]], format_: Format
+) -> Iterator[tuple[Part, tuple[Part | None, ...]]]:
+    """Go through the families: each one's header, and each site's part of it; nothing without a site."""
+    return zip(HEADS[format_], zip(*sites, strict=True), strict=bool(sites))
+
+
+HEADS = {format_: tuple(Part(header(metric, format_)) for metric in SITE_METRICS) for format_ in Format}
+
+
+def _zipped(parts: Iterable[Part]) -> Iterator[bytes]:
+    """Frame parts as one gzip member, compressing those that are not yet."""
+    crc, length = 0, 0
+    yield GZIP_HEAD
+    for part in _runs(parts):
+        crc = zlib.crc32(part.plain, crc)
+        length += len(part.plain)
+        yield part.deflated or _deflated(part.plain)
+    yield LAST_BLOCK
+    yield crc.to_bytes(4, "little") + (length % 2**32).to_bytes(4, "little")
+
+
+def _runs(parts: Iterable[Part]) -> Iterator[Part]:
+    """Put neighbours that are not compressed yet together."""
+    run: list[bytes] = []
+    for part in parts:
+        if part.deflated is None:
+            run.append(part.plain)
+            continue
+        if run:
+            yield Part(b"".join(run))
+            run = []
+        yield part
+    yield Part(b"".join(run))
+
+
+def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Put chunks together, or cut them, into pieces that a server can write at once."""
+    batch, size = [], 0
+    for chunk in chunks:
+        batch.append(chunk)
+        size += len(chunk)
+        if size >= PIECE:
+            yield from _cut(b"".join(batch))
+            batch, size = [], 0
+    if size:
+        yield from _cut(b"".join(batch))
+
+
+def _cut(batch: bytes) -> Iterator[bytes]:
+    if len(batch) <= 2 * PIECE:
+        yield batch
+    else:
+        yield from (batch[start : start + PIECE] for start in range(0, len(batch), PIECE))
+
+
+def _part(plain: bytes) -> Part:
+    if len(plain) < LONG:
+        return Part(plain)
+    return Part(plain, _deflated(plain))
+
+
+class _Stream(threading.local):
+    """Each thread's compressor: a new one takes longer than what it has to do (0.05 ms)."""
+
+    def __init__(self) -> None:
+        self.deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)  # without a frame
+
+
+_stream = _Stream()
+
+
+def _deflated(plain: bytes) -> bytes:
+    try:
+        return _stream.deflate.compress(plain) + _stream.deflate.flush(zlib.Z_FULL_FLUSH)
+    except BaseException:  # what it has taken so far must not come out with the next
+        _stream.__init__()  # type: ignore[misc]
+        raise
+
+
+class _Site:
+    """The parts of one site, what they were made from, and until when they hold."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.parts: tuple[Part | None, ...] = ()
+        self.size = 0  # bytes of all parts
+        self.series = 0
+        self.until = NEVER
+        self._views: list[Any] = [None] * len(GROUPS)
+        self._groups: list[dict[str, _Rendered]] = [{} for _ in GROUPS]
+        self._edition: Edition | None = None
+
+    def refresh(self, snapshot: Snapshot, now: Now) -> None:
+        """Render the groups whose view has changed."""
+        self.until = unchanged_until(self.subject, snapshot, now)
+        views = [group.view(self.subject, snapshot, now) for group in GROUPS]
+        if views == self._views:
+            return
+        self._groups = [
+            known if view == before else _rendered(group.families(self.subject, view), known)
+            for group, known, view, before in zip(GROUPS, self._groups, views, self._views, strict=True)
+        ]
+        self._views = views
+        found = {name: rendered.part for group in self._groups for name, rendered in group.items()}
+        self.parts = tuple(found.get(metric.name) for metric in SITE_METRICS)
+        self.size = sum(len(part.plain) for part in found.values())
+        self.series = sum(len(each.family.values) for group in self._groups for each in group.values())
+        self._edition = None
+
+    def edition(self) -> Edition:
+        """Return the site's own edition; the same one until something changes."""
+        if self._edition is None:
+            self._edition = Edition((self.parts,), {}, self.size)
+        return self._edition
+
+
+class _Rendered(NamedTuple):
+    family: Family
+    part: Part
+
+
+def _rendered(families: Iterable[Family], known: Mapping[str, _Rendered]) -> dict[str, _Rendered]:
+    """Render the families that are not known as they are: few users withdraw between two polls."""
+    found = {}
+    for family in families:
+        name = family.metric.name
+        before = known.get(name)
+        # The values first: where they differ, as they mostly do, the first one tells.
+        if before and before.family.values == family.values and before.family.labels == family.labels:
+            found[name] = before
+        elif family.values:
+            found[name] = _Rendered(family, _part(lines(family)))
+    return found
+
+
+class Pages:
+    """The editions in force: the full one, and one of each site.
+
+    `store` tells of every change, and `wake` is called for it; time makes others, and every site knows until
+    when nothing does.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        own: ExporterMetrics,
+        subjects: Sequence[Subject],
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._own = own
+        self._wake = wake
+        self._own_made = float("-inf")
+        self._own_lines: dict[Format, bytes] = {}
+        self._full: Edition | None = None
+        self._sites: dict[str, _Site] = {}
+        self._behind: dict[str, None] = {}  # sites to be looked at, the longest waiting first
+        self._until, self._wall = NEVER, 0.0
+        store.tell = self._changed
+        self.show(subjects)
+
+    def show(self, subjects: Sequence[Subject], *, on_metrics: bool = True) -> None:
+        """Show these sites from now on, on `/metrics` or not; what is rendered and still right is kept."""
+        known = self._sites
+        self._sites = {
+            each.name: known[each.name]
+            if each.name in known and known[each.name].subject == each
+            else _Site(each)
+            for each in subjects
+        }
+        self.on_metrics = on_metrics
+        self._behind = dict.fromkeys(self._sites)
+        self._full = None
+        self._wake()
+
+    def behind(self, now: Now) -> int:
+        """Return how many sites may have changed since they were last looked at."""
+        if now.wall < self._wall or now.wall >= self._until.wall or now.mono >= self._until.mono:
+            self._look(now)
+        self._wall = now.wall
+        return len(self._behind)
+
+    def refresh(self, now: Now) -> None:
+        """Render the site that is behind for longest, if any is."""
+        if self._behind:
+            self._refresh(next(iter(self._behind)), now)
+
+    def edition(self, now: Now) -> Edition:
+        """Return what `/metrics` shows; the same one as long as nothing has changed."""
+        for _ in range(self.behind(now) if self.on_metrics else 0):
+            self.refresh(now)
+        aged = now.mono - self._own_made >= OWN_MAX_AGE
+        if self._full is None or aged:
+            self._full = self._assembled(now, aged=aged)
+        return self._full
+
+    def site(self, name: str, now: Now) -> Edition | None:
+        """Return what `/probe` shows of a site; None of one that is not shown."""
+        if name not in self._sites:
+            return None
+        if self.behind(now) and name in self._behind:
+            self._refresh(name, now)
+        return self._sites[name].edition()
+
+    def _changed(self, name: str) -> None:
+        if name in self._sites:
+            self._behind[name] = None
+            self._wake()
+
+    def _look(self, now: Now) -> None:
+        """Find the sites that time may have changed, and until when it changes none of the others."""
+        back = now.wall < self._wall
+        self._until = NEVER
+        for name, site in self._sites.items():
+            if back or now.wall >= site.until.wall or now.mono >= site.until.mono:
+                self._behind[name] = None
+            else:
+                self._until = _sooner(self._until, site.until)
+
+    def _refresh(self, name: str, now: Now) -> None:
+        del self._behind[name]
+        site = self._sites[name]
+        before = site.parts
+        site.refresh(self._store[name], now)
+        self._until = _sooner(self._until, site.until)
+        if site.parts is not before:
+            self._full = None
+
+    def _assembled(self, now: Now, *, aged: bool) -> Edition:
+        shown = list(self._sites.values()) if self.on_metrics else []
+        sites = tuple(site.parts for site in shown)
+        size = sum(len(head.plain) for head, column in _columns(sites, Format.TEXT) if any(column))
+        size += sum(site.size for site in shown)
+        series = sum(site.series for site in shown)
+        if not self._own_lines:  # once more than needed: the first page knows its size too
+            self._render_own()
+            self._measure(size, series)
+        if aged:
+            self._own_made = now.mono
+            self._render_own()
+        self._measure(size, series)
+        return Edition(sites, self._own_lines, size)
+
+    def _render_own(self) -> None:
+        openmetrics = generate_openmetrics(self._own.registry).removesuffix(Format.OPENMETRICS.end)
+        self._own_lines = {Format.TEXT: generate_latest(self._own.registry), Format.OPENMETRICS: openmetrics}
+
+    def _measure(self, size: int, series: int) -> None:
+        """Note the size of the text page; it is shown from the next page of our own metrics on."""
+        own = self._own_lines[Format.TEXT]
+        self._own.page_bytes.set(size + len(own))
+        self._own.series.set(series + sum(not line.startswith(b"#") for line in own.splitlines()))
+
+
+def _sooner(one: Now, other: Now) -> Now:
+    return Now(min(one.wall, other.wall), min(one.mono, other.mono))
