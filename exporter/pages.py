@@ -20,7 +20,7 @@ from exporter.metrics import GROUPS, SITE_METRICS, unchanged_until
 from exporter.snapshot import Now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from exporter.metrics import ExporterMetrics, Family, Subject
     from exporter.snapshot import Snapshot, Store
@@ -31,6 +31,7 @@ LONG = 8 * 1024  # bytes of lines that are compressed on their own
 PIECE = 64 * 1024  # bytes: what is written at once is copied, and encrypted, at once
 GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"  # RFC 1952: deflate, no time, fastest, unknown system
 LAST_BLOCK = b"\x03\x00"  # an empty one (RFC 1951, 3.2.6)
+_DONE = object()
 NEVER = Now(float("inf"), float("inf"))
 
 
@@ -144,12 +145,6 @@ def _cut(batch: bytes) -> Iterator[bytes]:
         yield from (batch[start : start + PIECE] for start in range(0, len(batch), PIECE))
 
 
-def _part(plain: bytes) -> Part:
-    if len(plain) < LONG:
-        return Part(plain)
-    return Part(plain, _deflated(plain))
-
-
 class _Stream(threading.local):
     """Each thread's compressor: a new one takes longer than what it has to do (0.05 ms)."""
 
@@ -181,21 +176,26 @@ class _Site:
         self._groups: list[dict[str, _Rendered]] = [{} for _ in GROUPS]
         self._edition: Edition | None = None
 
-    def refresh(self, snapshot: Snapshot, now: Now) -> None:
-        """Render the groups whose view has changed."""
-        self.until = unchanged_until(self.subject, snapshot, now)
+    def refresh(self, snapshot: Snapshot, now: Now) -> Iterator[None]:
+        """Render what has changed, in steps of less than a millisecond; the last one shows all of it."""
+        until = unchanged_until(self.subject, snapshot, now)
         views = [group.view(self.subject, snapshot, now) for group in GROUPS]
-        if views == self._views:
-            return
-        self._groups = [
-            known if view == before else _rendered(group.families(self.subject, view), known)
-            for group, known, view, before in zip(GROUPS, self._groups, views, self._views, strict=True)
-        ]
-        self._views = views
-        found = {name: rendered.part for group in self._groups for name, rendered in group.items()}
+        groups = list(self._groups)
+        for place, group in enumerate(GROUPS):
+            if views[place] != self._views[place]:
+                families = group.families(self.subject, views[place])
+                groups[place] = yield from _rendered(families, self._groups[place])
+        self.until = until
+        if views != self._views:
+            self._views = views
+            self._show(groups)
+
+    def _show(self, groups: list[dict[str, _Rendered]]) -> None:
+        self._groups = groups
+        found = {name: rendered.part for group in groups for name, rendered in group.items()}
         self.parts = tuple(found.get(metric.name) for metric in SITE_METRICS)
         self.size = sum(len(part.plain) for part in found.values())
-        self.series = sum(len(each.family.values) for group in self._groups for each in group.values())
+        self.series = sum(len(each.family.values) for group in groups for each in group.values())
         self._edition = None
 
     def edition(self) -> Edition:
@@ -210,7 +210,9 @@ class _Rendered(NamedTuple):
     part: Part
 
 
-def _rendered(families: Iterable[Family], known: Mapping[str, _Rendered]) -> dict[str, _Rendered]:
+def _rendered(
+    families: Iterable[Family], known: Mapping[str, _Rendered]
+) -> Generator[None, None, dict[str, _Rendered]]:
     """Render the families that are not known as they are: few users withdraw between two polls."""
     found = {}
     for family in families:
@@ -220,7 +222,13 @@ def _rendered(families: Iterable[Family], known: Mapping[str, _Rendered]) -> dic
         if before and before.family.values == family.values and before.family.labels == family.labels:
             found[name] = before
         elif family.values:
-            found[name] = _Rendered(family, _part(lines(family)))
+            plain = lines(family)
+            if len(plain) < LONG:
+                found[name] = _Rendered(family, Part(plain))
+            else:
+                yield
+                found[name] = _Rendered(family, Part(plain, _deflated(plain)))
+                yield
     return found
 
 
@@ -246,6 +254,8 @@ class Pages:
         self._full: Edition | None = None
         self._sites: dict[str, _Site] = {}
         self._behind: dict[str, None] = {}  # sites to be looked at, the longest waiting first
+        self._working = ""
+        self._work: Iterator[None] = iter(())  # the site that is rendered, and the steps left
         self._until, self._wall = NEVER, 0.0
         store.tell = self._changed
         self.show(subjects)
@@ -259,6 +269,7 @@ class Pages:
             else _Site(each)
             for each in subjects
         }
+        self._working, self._work = "", iter(())
         self.on_metrics = on_metrics
         self._behind = dict.fromkeys(self._sites)
         self._full = None
@@ -271,15 +282,21 @@ class Pages:
         self._wall = now.wall
         return len(self._behind)
 
-    def refresh(self, now: Now) -> None:
-        """Render the site that is behind for longest, if any is."""
-        if self._behind:
-            self._refresh(next(iter(self._behind)), now)
+    def steps(self, now: Now) -> Iterator[None]:
+        """Render the sites that are behind, in steps of less than a millisecond.
+
+        Others may take steps meanwhile; what falls behind meanwhile is not waited for.
+        """
+        yield from self._finish()
+        for _ in range(self.behind(now)):
+            if self._behind:
+                self._begin(next(iter(self._behind)), now)
+                yield from self._finish()
 
     def edition(self, now: Now) -> Edition:
         """Return what `/metrics` shows; the same one as long as nothing has changed."""
-        for _ in range(self.behind(now) if self.on_metrics else 0):
-            self.refresh(now)
+        if self.on_metrics:
+            _exhaust(self.steps(now))
         aged = now.mono - self._own_made >= OWN_MAX_AGE
         if self._full is None or aged:
             self._full = self._assembled(now, aged=aged)
@@ -289,8 +306,12 @@ class Pages:
         """Return what `/probe` shows of a site; None of one that is not shown."""
         if name not in self._sites:
             return None
+        if name == self._working:
+            _exhaust(self._finish())
         if self.behind(now) and name in self._behind:
-            self._refresh(name, now)
+            _exhaust(self._finish())
+            self._begin(name, now)
+            _exhaust(self._finish())
         return self._sites[name].edition()
 
     def _changed(self, name: str) -> None:
@@ -308,11 +329,19 @@ class Pages:
             else:
                 self._until = _sooner(self._until, site.until)
 
-    def _refresh(self, name: str, now: Now) -> None:
+    def _begin(self, name: str, now: Now) -> None:
         del self._behind[name]
+        self._working, self._work = name, self._refresh(name, now)
+
+    def _finish(self) -> Iterator[None]:
+        """Go on with what was begun, by whomever; who leaves off does not stop it."""
+        while next(self._work, _DONE) is not _DONE:
+            yield
+
+    def _refresh(self, name: str, now: Now) -> Iterator[None]:
         site = self._sites[name]
         before = site.parts
-        site.refresh(self._store[name], now)
+        yield from site.refresh(self._store[name], now)
         self._until = _sooner(self._until, site.until)
         if site.parts is not before:
             self._full = None
@@ -341,6 +370,11 @@ class Pages:
         own = self._own_lines[Format.TEXT]
         self._own.page_bytes.set(size + len(own))
         self._own.series.set(series + sum(not line.startswith(b"#") for line in own.splitlines()))
+
+
+def _exhaust(steps: Iterator[None]) -> None:
+    for _ in steps:
+        pass
 
 
 def _sooner(one: Now, other: Now) -> Now:

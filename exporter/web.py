@@ -82,10 +82,8 @@ class Web:
         await send({"type": "http.response.body", "body": last})
 
     async def catch_up(self) -> None:
-        """Render the sites that have changed; between two of them others have their turn."""
-        now = self._hooks.now()
-        for _ in range(self._pages.behind(now)):
-            self._pages.refresh(now)
+        """Render the sites that have changed; between two steps others have their turn."""
+        for _ in self._pages.steps(self._hooks.now()):
             await asyncio.sleep(0)
 
     async def _answer(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:

@@ -133,10 +133,11 @@ class TwoSites(RuleBasedStateMachine):
     def clock_set(self, seconds: float) -> None:
         self.now = self.now._replace(wall=self.now.wall + seconds)
 
-    @rule()
-    def warm(self) -> None:
-        self.pages.behind(self.now)
-        self.pages.refresh(self.now)
+    @rule(count=st.integers(0, 12))
+    def steps(self, count: int) -> None:
+        """Begin to render, and leave off anywhere."""
+        for _ in zip(range(count), self.pages.steps(self.now), strict=False):
+            pass
 
     @invariant()
     def pages_are_as_if_made_from_scratch(self) -> None:
