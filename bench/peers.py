@@ -73,10 +73,9 @@ def found(program: str, package: str) -> str:
 def started(directory: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in this directory, what it says in a file there; it is ended at the end."""
     said = directory / f"{Path(command[0]).name}-{free_port()}.log"
-    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with said.open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=directory, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command, cwd=directory, env=environ(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     try:
         yield process
@@ -84,6 +83,12 @@ def started(directory: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]
         raise RuntimeError(f"{error}; {command[0]} said: {said.read_text()[-2000:]}") from error
     finally:
         ended(process)
+
+
+def environ() -> dict[str, str]:
+    """Return the environment of all subjects: where Python keeps what it compiled, as installed it does."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(REPOSITORY)}
 
 
 def ended(process: subprocess.Popen[bytes]) -> None:
@@ -298,11 +303,10 @@ def _json_exporter() -> str:
     go = shutil.which("go")
     if go is None:
         raise Missing("json_exporter is missing: Debian has none, and there is no Go to build it")
-    environ = {**os.environ, "GOBIN": str(JSON_EXPORTER_HOME)}
     try:
         subprocess.run(
             [go, "install", JSON_EXPORTER],
-            env=environ,
+            env={**os.environ, "GOBIN": str(JSON_EXPORTER_HOME)},
             capture_output=True,
             text=True,
             timeout=GO_PATIENCE,

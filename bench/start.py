@@ -71,7 +71,12 @@ def _run(directory: Path, config: Path) -> Taken:
 def _imports() -> Taken:
     begin = time.perf_counter()
     done = subprocess.run(
-        (sys.executable, "-c", BARE), capture_output=True, text=True, timeout=60, check=True
+        (sys.executable, "-c", BARE),
+        env=peers.environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     took = time.perf_counter() - begin
     return Taken(MILLISECONDS * took, memory_in(done.stdout, "VmRSS") / MEBIBYTE)
