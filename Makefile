@@ -4,11 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEBIAN := prometheus curl openssl
+BENCH_DEBIAN := nginx-light prometheus-pushgateway prometheus-node-exporter wrk
 
-.PHONY: help demo test test-all check audit format tools clean
+# Install what is missing of these packages, where apt is there.
+define from-debian
+missing=$$(for package in $(1); do dpkg -s $$package >/dev/null 2>&1 || echo $$package; done); \
+if [ -z "$$missing" ]; then echo "$@: all there"; \
+elif ! command -v apt-get >/dev/null; then echo "$@: no apt-get here; install by hand: $$missing"; \
+else apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
+endef
+
+.PHONY: help demo test test-all check audit format tools bench bench-tools clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -50,10 +59,13 @@ format: $(STAMP) ## write code the way check wants it
 	$(BIN)/ruff format
 
 tools: ## what the end-to-end tests need, from Debian, where it is missing and apt is there
-	@missing=$$(for package in $(DEBIAN); do dpkg -s $$package >/dev/null 2>&1 || echo $$package; done); \
-	if [ -z "$$missing" ]; then echo "tools: all there"; \
-	elif ! command -v apt-get >/dev/null; then echo "tools: no apt-get here; install by hand: $$missing"; \
-	else apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
+	@$(call from-debian,$(DEBIAN))
+
+bench: $(STAMP) ## side by side with peers, in 15 minutes: docs/benchmarks.md
+	$(BIN)/python -m bench
+
+bench-tools: ## the peers that bench measures, from Debian, as tools does
+	@$(call from-debian,$(BENCH_DEBIAN))
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(VENV)-audit $(VENV)-tools sbom.cdx.json .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage* dist build

@@ -1,0 +1,125 @@
+"""The pure parts of the benchmarks: what wrk and the kernel print, spreads, verdicts, tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.load import BadLoad, memory_in, requests_per_second
+from bench.peers import families
+from bench.report import Group, Ratio, Row, Spread, Target, document, figures, number, targets
+
+WRK = """\
+Running 3s test @ http://127.0.0.1:9091/metrics
+  1 threads and 8 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency    44.05ms   15.33ms  96.52ms   71.85%
+    Req/Sec   181.93     43.60   232.00     80.00%
+  546 requests in 3.01s, 22.62MB read
+{errors}Requests/sec:    181.51
+Transfer/sec:      7.52MB
+"""
+
+
+def test_a_rate_is_read_from_what_wrk_prints() -> None:
+    """The figure behind Requests/sec, not the one of its threads."""
+    assert requests_per_second(WRK.format(errors="")) == 181.51
+
+
+@pytest.mark.parametrize(
+    "errors",
+    ["  Socket errors: connect 0, read 3, write 0, timeout 1\n", "  Non-2xx or 3xx responses: 12\n"],
+)
+def test_a_load_with_errors_has_no_rate(errors: str) -> None:
+    """Refusals are quick: a rate that contains them measures nothing."""
+    with pytest.raises(BadLoad, match=errors.strip()):
+        requests_per_second(WRK.format(errors=errors))
+
+
+def test_a_load_that_tells_no_rate_is_bad() -> None:
+    """Without its last lines, wrk has not measured."""
+    with pytest.raises(BadLoad, match="no rate"):
+        requests_per_second("Running 3s test\n")
+
+
+def test_memory_is_read_in_bytes() -> None:
+    """The kernel tells kB, and names its fields from the line's begin."""
+    assert memory_in("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n", "VmRSS") == 1024 * 1024
+
+
+def test_what_every_exporter_adds_by_itself_is_left_out() -> None:
+    """Families of ours stay whole, values that name ours in a label go with their family."""
+    page = b'# HELP cryptoloot_up 1\n# TYPE cryptoloot_up gauge\ncryptoloot_up{site="a"} 1.0\n'
+    others = b'# HELP python_info cryptoloot_\n# TYPE python_info gauge\npython_info{a="cryptoloot_"} 1.0\n'
+
+    assert page.decode() == families(others + page)
+
+
+def test_a_spread_has_the_ends_and_the_middle() -> None:
+    """Between two in the middle lies the median."""
+    assert Spread(1, 2.5, 9) == Spread.of([9, 2, 1, 3])
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    """What slowed a round slowed both: the ratio of the medians would be 1.5 here."""
+    assert Spread(1, 2, 3) == Spread.of_ratios([10, 40, 30], [10, 20, 10])
+
+
+@pytest.mark.parametrize(
+    ("target", "figure", "verdict"),
+    [
+        (Target(0.55), 0.55, "met"),
+        (Target(0.55), 0.5, "**missed by 9.1%**"),
+        (Target(2, at_most=True), 2.0, "met"),
+        (Target(2, at_most=True), 2.5, "**missed by 25.0%**"),
+        (Target(0, at_most=True), 0.0, "met"),
+        (Target(0, at_most=True), 3.0, "**missed by 3**"),
+    ],
+)
+def test_a_target_is_met_or_missed_by_so_much(target: Target, figure: float, verdict: str) -> None:
+    """By how much is a share of the bound, where it has one; reaching it is enough."""
+    row = Row("work", "subject", "unit", Spread.of([figure]), target=target)
+
+    assert verdict == target.verdict(row.judged)
+    assert row.met is (verdict == "met")
+
+
+def test_the_ratio_is_judged_where_there_is_one() -> None:
+    """The figure itself may be anything."""
+    row = Row("work", "nginx", "scrapes/s", Spread.of([9]), Ratio("a ÷ b", Spread.of([0.6])), Target(0.55))
+
+    assert row.met is True
+
+
+def test_a_missing_peer_is_named_and_leaves_its_target_open() -> None:
+    """Neither met nor missed, and the reason beneath the table."""
+    row = Row("work", "nginx", "scrapes/s", None, target=Target(0.55), note="nginx is not here")
+
+    assert row.met is None
+    assert "not measured" in targets([row])
+    assert "missing" in figures([row])
+    assert "\n- nginx: nginx is not here\n" in figures([row])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(59_512.3, "59,512"), (0.5678, "0.568"), (12.34, "12.3"), (0.0, "0")]
+)
+def test_numbers_have_the_digits_that_count(value: float, text: str) -> None:
+    """Three, or all before the point."""
+    assert text == number(value)
+
+
+def test_the_page_has_machine_command_verdicts_and_figures() -> None:
+    """Each work has a table of its own, under how it was measured."""
+    ratio = Ratio("ours ÷ theirs", Spread(0.5, 0.6, 0.7))
+    rows = [
+        Row("first", "them", "ms", Spread.of([1, 2, 3]), ratio, Target(0.55)),
+        Row("second", "a|b", "ms", None),
+    ]
+    page = document([Group("Title.\n\nHow.\n", rows)], {"Python": "3.11"}, "python -m bench")
+
+    assert "\n    python -m bench\n\n- Python: 3.11\n\n## Targets\n" in page
+    assert "| first | ours ÷ theirs | ≥ 0.55 | 0.6 (0.5 to 0.7) | met     |\n" in page
+    assert "\n## Title\n\nHow.\n\nFirst:\n\n| subject | unit | min | median | max | ratio" in page
+    assert "| them    | ms   | 1   | 2      | 3   | ours ÷ theirs: 0.6 (0.5 to 0.7) |\n" in page
+    assert "\nSecond:\n" in page
+    assert "| a\\|b    | ms   |" in page
