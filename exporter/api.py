@@ -25,6 +25,7 @@ its exceptions: so none of them is ever chained to ours, and no text of an answe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import zlib
@@ -38,7 +39,7 @@ from exporter import model
 from exporter.model import Endpoint, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from exporter.config import Api
     from exporter.secret import Secret
@@ -48,6 +49,7 @@ T = TypeVar("T")
 GZIP = 31  # zlib's wbits for a gzip stream
 PIECE = 64 * 1024  # bytes inflated at once: a bomb takes one limit of memory, not three
 OFF_LOOP = 256 * 1024  # bytes: decoding more may take many milliseconds, and leaves the event loop
+IDLE = 8  # clients kept for calls to come, as many as calls are in flight with few sites
 RETRY_AFTER_LENGTH = 64  # characters: longer than both forms
 
 
@@ -202,26 +204,19 @@ class Client:
     """Calls of the read endpoints. Every method raises PollError, and nothing else.
 
     `transport` replaces the network in tests. Raises Unusable when the environment does not let it be made.
+
+    Each call in flight has an httpx client, and so a connection, of its own: the pool of one client looks
+    through all its connections several times a request, which with 50 of them took longer than all the rest.
     """
 
     def __init__(self, api: Api, user_agent: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._api = api
+        self._idle: list[httpx.AsyncClient] = []  # the one used last comes last, and goes first
+        self._busy: set[httpx.AsyncClient] = set()
         try:
-            self._http = httpx.AsyncClient(
-                transport=transport,
-                headers={"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "gzip"},
-                # The whole call has its time-out: httpx' own begin anew with every byte. Only its own for the
-                # connection closes the socket of a handshake that hangs, and so has to come first.
-                timeout=httpx.Timeout(None, connect=0.9 * api.timeout),
-                follow_redirects=False,
-                event_hooks={"response": [_forget_location]},
-                trust_env=api.proxy == "environment",
-                verify=httpx.create_ssl_context(),  # certifi's roots, or SSL_CERT_FILE's
-                cookies=CookieJar(
-                    DefaultCookiePolicy(allowed_domains=[])
-                ),  # kept ones would mix up the sites
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=api.max_concurrency),
-            )
+            context = httpx.create_ssl_context()  # certifi's roots, or SSL_CERT_FILE's
+            self._make = partial(_http_client, api, user_agent, context, transport)
+            self._idle.append(self._make())
         except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
             problem = type(error).__name__
         else:
@@ -233,7 +228,21 @@ class Client:
 
     async def close(self) -> None:
         """Close idle connections; calls in flight fail."""
-        await self._http.aclose()
+        for http in [*self._idle, *self._busy]:
+            await http.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
+        http = self._idle.pop() if self._idle else self._make()
+        self._busy.add(http)
+        try:
+            yield http
+        finally:
+            self._busy.remove(http)
+            if len(self._idle) < IDLE:
+                self._idle.append(http)
+            else:
+                await http.aclose()
 
     async def payout(self, secret: Secret) -> model.Payout:
         """Return the payout rate and the network's stats (reference: /stats/payout)."""
@@ -264,7 +273,8 @@ class Client:
     async def _fetch(self, endpoint: Endpoint, parameters: Mapping[str, str]) -> _Answer:
         try:
             async with asyncio.timeout(self._api.timeout):
-                return await self._read(await self._sent(self._api.url + endpoint, parameters))
+                async with self._client() as http:
+                    return await self._read(await _sent(http, self._api.url + endpoint, parameters))
         except (TimeoutError, httpx.TimeoutException):
             fault: PollError = Timeout(f"no whole answer within {self._api.timeout:g} s")
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
@@ -272,21 +282,6 @@ class Client:
         # Raised here, outside the except block: the original, which holds the URL and so the secret, would
         # else be its context.
         raise fault
-
-    async def _sent(self, url: str, parameters: Mapping[str, str]) -> httpx.Response:
-        """Send a request; one on a kept connection that the server has meanwhile closed is sent again."""
-        kept = self._api.max_concurrency  # how many such connections there may be
-        while True:
-            opened: list[str] = []
-            request = self._http.build_request(
-                "GET", url, params=parameters, extensions={"trace": partial(_trace, opened)}
-            )
-            try:
-                return await self._http.send(request, stream=True)
-            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                kept -= 1
-                if opened or kept < 0:
-                    raise
 
     async def _read(self, response: httpx.Response) -> _Answer:
         try:
@@ -313,6 +308,36 @@ class Client:
         if inflate and not inflate.complete:
             raise InvalidJson("the gzip stream of the body ends early")
         return bytes(body)
+
+
+def _http_client(
+    api: Api, user_agent: str, context: ssl.SSLContext, transport: httpx.AsyncBaseTransport | None
+) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=transport,
+        headers={"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "gzip"},
+        # The whole call has its time-out: httpx' own begin anew with every byte. Only its own for the
+        # connection closes the socket of a handshake that hangs, and so has to come first.
+        timeout=httpx.Timeout(None, connect=0.9 * api.timeout),
+        follow_redirects=False,
+        event_hooks={"response": [_forget_location]},
+        trust_env=api.proxy == "environment",
+        verify=context,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # kept ones would mix up the sites
+    )
+
+
+async def _sent(http: httpx.AsyncClient, url: str, parameters: Mapping[str, str]) -> httpx.Response:
+    """Send a request; one on a kept connection that the server has meanwhile closed is sent again."""
+    opened: list[str] = []
+    extensions = {"trace": partial(_trace, opened)}
+    request = http.build_request("GET", url, params=parameters, extensions=extensions)
+    try:
+        return await http.send(request, stream=True)
+    except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+        if opened:
+            raise
+    return await http.send(request, stream=True)
 
 
 class _Inflater:

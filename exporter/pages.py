@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import zlib
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 OWN_MAX_AGE = 1.0  # seconds: how old the exporter's own metrics may be on a page
 LEVEL = 1  # twice the size of level 9 at a tenth of its time; the next scrape is seconds away
 LONG = 8 * 1024  # bytes of lines that are compressed on their own
+MANY = 100  # samples of a family that are rendered in a step of their own
 PIECE = 64 * 1024  # bytes: what is written at once is copied, and encrypted, at once
 GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"  # RFC 1952: deflate, no time, fastest, unknown system
 LAST_BLOCK = b"\x03\x00"  # an empty one (RFC 1951, 3.2.6)
@@ -195,7 +197,9 @@ class _Site:
         found = {name: rendered.part for group in groups for name, rendered in group.items()}
         self.parts = tuple(found.get(metric.name) for metric in SITE_METRICS)
         self.size = sum(len(part.plain) for part in found.values())
-        self.series = sum(len(each.family.values) for group in groups for each in group.values())
+        self.series = (
+            sum(len(each.values) for group in groups for each in group.values()) // array("d").itemsize
+        )
         self._edition = None
 
     def edition(self) -> Edition:
@@ -206,7 +210,10 @@ class _Site:
 
 
 class _Rendered(NamedTuple):
-    family: Family
+    """A part, and what it was made from; the values packed: the garbage collector looks at every float."""
+
+    labels: tuple[str | Sequence[str], ...]
+    values: bytes
     part: Part
 
 
@@ -216,19 +223,19 @@ def _rendered(
     """Render the families that are not known as they are: few users withdraw between two polls."""
     found = {}
     for family in families:
-        name = family.metric.name
+        name, values = family.metric.name, array("d", family.values).tobytes()
         before = known.get(name)
-        # The values first: where they differ, as they mostly do, the first one tells.
-        if before and before.family.values == family.values and before.family.labels == family.labels:
+        # The values first: where they differ, as they mostly do, one look tells.
+        if before and before.values == values and before.labels == family.labels:
             found[name] = before
-        elif family.values:
+        elif values:
+            if len(family.values) >= MANY:
+                yield
             plain = lines(family)
-            if len(plain) < LONG:
-                found[name] = _Rendered(family, Part(plain))
-            else:
+            found[name] = _Rendered(family.labels, values, Part(plain))
+            if len(plain) >= LONG:
                 yield
-                found[name] = _Rendered(family, Part(plain, _deflated(plain)))
-                yield
+                found[name] = _Rendered(family.labels, values, Part(plain, _deflated(plain)))
     return found
 
 

@@ -116,12 +116,11 @@ class Week:
     def held(self) -> dict[str, int]:
         application, poller = self.app, self.app._poller
         assert application._client
-        pool: Any = application._client._http._transport
         return {
             "accounts": max(len(application._store[name].accounts) for name in NAMES.values()),
             "loops": len(poller._loops),
             "slots": len(poller._slots._sites),
-            "connections": len(pool._pool.connections),
+            "clients": len(application._client._idle) + len(application._client._busy),
             "concealed": len(log._concealed._forms),
             "sites": len(application._pages._sites),
             "behind": len(application._pages._behind),
