@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import latency, machine, polls, report, scrapes, start
+from bench import latency, machine, poll, polls, refresh, report, scrapes, start
 from bench.peers import REPOSITORY, Missing
 from bench.report import Group
 
@@ -30,6 +30,8 @@ def main() -> int:
     measures: dict[str, Measure] = {  # by the module's name
         "scrapes": scrapes.measure,
         "latency": latency.measure,
+        "poll": poll.measure,
+        "refresh": refresh.measure,
         "polls": partial(polls.measure, minutes=flags.polls_minutes),
         "start": start.measure,
     }

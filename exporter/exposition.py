@@ -148,6 +148,8 @@ def _go(value: float) -> str:
         return repr(value)
     if value.is_integer():  # as totals are; twice as fast
         digits = str(int(value))
+        if digits[-1] != "0":
+            return f"{digits[0]}.{digits[1:]}{_EXPONENTS[len(digits)]}"
         return f"{digits[0]}.{digits[1:]}".rstrip("0.") + _EXPONENTS[len(digits)]
     whole, fraction = repr(value).split(".")
     return f"{whole[0]}.{whole[1:]}{fraction}".rstrip("0.") + _EXPONENTS[len(whole)]

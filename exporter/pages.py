@@ -128,16 +128,21 @@ def _runs(parts: Iterable[Part]) -> Iterator[Part]:
 
 
 def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Put chunks together, or cut them, into pieces that a server can write at once."""
-    batch, size = [], 0
+    """Put small chunks together, leave larger ones as they are, and cut what is too large to be written."""
+    batch: list[bytes] = []
+    size = 0
     for chunk in chunks:
-        batch.append(chunk)
-        size += len(chunk)
-        if size >= PIECE:
-            yield from _cut(b"".join(batch))
+        large = len(chunk) > PIECE // 2
+        if size and (large or size + len(chunk) > PIECE):
+            yield b"".join(batch)
             batch, size = [], 0
+        if large:
+            yield from _cut(chunk)
+        else:
+            batch.append(chunk)
+            size += len(chunk)
     if size:
-        yield from _cut(b"".join(batch))
+        yield b"".join(batch)
 
 
 def _cut(batch: bytes) -> Iterator[bytes]:

@@ -191,7 +191,7 @@ def with_top_users(snapshot: Snapshot, users: tuple[User, ...], now: Now) -> Sna
         snapshot,
         top_users=Reading(TopUsers(totals, sum([user.balance for user in users])), now),
         accounts=accounts,
-        tracked_hashes=snapshot.tracked_hashes + sum(move for move in moves if move > 0),
+        tracked_hashes=snapshot.tracked_hashes + sum([move for move in moves if move > 0]),
         totals_moved=now.wall if moves else snapshot.totals_moved,
         regressions=snapshot.regressions + regressions,
     )
@@ -200,11 +200,14 @@ def with_top_users(snapshot: Snapshot, users: tuple[User, ...], now: Now) -> Sna
 def labelled(answer: Users, key: bytes | None) -> Users:
     """Name every user by label; of two that would share one, the second is rejected."""
     names = [user.name for user in answer.entries]
-    if key is None and "".join(names).isascii() and max(map(len, names), default=0) <= LABEL_BYTES:
+    labels = [
+        name if key is None and name.isascii() and len(name) <= LABEL_BYTES else user_label(name, key)
+        for name in names
+    ]
+    if labels == names:
         return answer
     named: dict[str, User] = {}
-    for user in answer.entries:
-        label = user_label(user.name, key)
+    for label, user in zip(labels, answer.entries, strict=True):
         known = user if label == user.name else User(label, user.total, user.withdrawn, user.balance)
         named.setdefault(label, known)
     collided = len(answer.entries) - len(named)
