@@ -125,7 +125,7 @@ class Ticker:
 async def measured() -> dict[str, float]:
     """Measure idle, then busy; times in milliseconds."""
     refreshed, ticker = Refreshed(await answers.top_users("site", USERS, ANSWERS)), Ticker()
-    server, sockets = Server(refreshed.web), listen([f"{HOST}:0"])
+    server, sockets = Server(refreshed.web, at_once=refreshed.web.at_once), listen([f"{HOST}:0"])
     port = sockets[0].getsockname()[1]
     tasks = [asyncio.create_task(server.serve(sockets)), asyncio.create_task(refreshed.render())]
     for name, bodies in zip(refreshed.names, refreshed.bodies, strict=True):

@@ -95,7 +95,9 @@ class App:
         """Serve until `stop`; `announce` is told the addresses. Raises ConfigError or AddressError."""
         config, staged = self._load(), self._guard.read()
         self._guard.take(staged)
-        self._server = Server(self.web, context=staged.context, admits=self._guard.admits)
+        self._server = Server(
+            self.web, context=staged.context, admits=self._guard.admits, at_once=self.web.at_once
+        )
         sockets = listen(self._options.addresses)  # before any poll: what cannot be served need not be asked
         watching = asyncio.create_task(self._watch())
         try:

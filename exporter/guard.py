@@ -112,6 +112,10 @@ class Guard:
         certificate: Any = transport.get_extra_info("peercert")
         return webconfig.san_allowed(certificate, tls)
 
+    def known(self, authorization: bytes | None) -> Verdict | None:
+        """Judge a request where that takes no check of a password."""
+        return self._authenticator.known(authorization) if self._config.users else Verdict.ALLOWED
+
     async def verdict(self, authorization: bytes | None) -> Verdict:
         """Judge a request by its Authorization header."""
         return await self._authenticator.verdict(authorization) if self._config.users else Verdict.ALLOWED

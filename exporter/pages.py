@@ -266,8 +266,8 @@ class Pages:
         self._full: Edition | None = None
         self._sites: dict[str, _Site] = {}
         self._behind: dict[str, None] = {}  # sites to be looked at, the longest waiting first
-        self._working = ""
-        self._work: Iterator[None] = iter(())  # the site that is rendered, and the steps left
+        self._working = ""  # the site that is being rendered, if any
+        self._work: Iterator[None] = iter(())  # the steps left of it
         self._until, self._wall = NEVER, 0.0
         store.tell = self._changed
         self.show(subjects)
@@ -304,6 +304,11 @@ class Pages:
             if self._behind:
                 self._begin(next(iter(self._behind)), now)
                 yield from self._finish()
+
+    def finished(self, now: Now) -> Edition | None:
+        """Return what `/metrics` shows, where no site has to be rendered for it."""
+        waiting = self.on_metrics and (self.behind(now) or self._working)
+        return None if waiting else self.edition(now)
 
     def edition(self, now: Now) -> Edition:
         """Return what `/metrics` shows; the same one as long as nothing has changed."""
@@ -353,7 +358,10 @@ class Pages:
     def _refresh(self, name: str, now: Now) -> Iterator[None]:
         site = self._sites[name]
         before = site.parts
-        yield from site.refresh(self._store[name], now)
+        try:
+            yield from site.refresh(self._store[name], now)
+        finally:
+            self._working = ""
         self._until = _sooner(self._until, site.until)
         if site.parts is not before:
             self._full = None

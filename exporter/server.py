@@ -16,12 +16,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 BACKLOG = 1024
 UNREAD = 128 * 1024  # bytes the kernel keeps of what a client does not read; left alone, it is 4 MiB each
 UNSENT = 256 * 1024  # bytes of an answer that wait without TLS: they are the page's own, not copies
 PIECE = 16 * 1024  # bytes parsed at once: a quarter of a MiB can hold thousands of requests
+# What a request has that is more than a head, or wants more than an answer.
+_ELSEWHERE = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
 GRACE = 1  # seconds a slow reader gets when the process stops
 
 
@@ -148,16 +150,30 @@ class Admission(typing.Protocol):
         """Whether to serve it."""
 
 
+class AtOnce(typing.Protocol):
+    """Answers a GET without waiting, where it can."""
+
+    def __call__(
+        self, target: bytes, headers: Mapping[bytes, bytes], /
+    ) -> tuple[bytes, Sequence[bytes]] | None:
+        """Return the header fields of a 200, each with its CRLF, and the body's pieces."""
+
+
+def _never(_target: bytes, _headers: Mapping[bytes, bytes], /) -> None:
+    return None
+
+
 def _all(_transport: asyncio.Transport, /) -> bool:
     return True
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with deadlines and sizes; `limits`, `crowd` and `admits` are set by a subclass."""
+    """uvicorn's HTTP/1.1 with deadlines and sizes; what is not set here is set by a subclass."""
 
     limits: ClassVar[Limits]
     crowd: ClassVar[Crowd]
     admits: ClassVar[Admission]
+    at_once: ClassVar[AtOnce]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock of the first head; refuse whom the listener does not admit."""
@@ -240,7 +256,30 @@ class Protocol(HttpToolsProtocol):
                 return
         self._received = 0
         self.crowd.asked(self)
-        super().on_headers_complete()
+        if not self._answered_at_once():
+            super().on_headers_complete()
+
+    def _answered_at_once(self) -> bool:
+        """Answer what is finished without the ASGI app, whose task and messages cost more than the sending.
+
+        Only a plain GET on a connection without TLS whose earlier answers are sent: all else takes its turn.
+        """
+        free = self.cycle is None or self.cycle.response_complete
+        if not free or self.scheme != "http" or self.transport.get_write_buffer_size():
+            return False
+        if self.parser.get_method() != b"GET" or self.parser.get_http_version() != "1.1":
+            return False
+        headers = dict(reversed(self.headers))  # of a field that is there twice, the first
+        if not (_ELSEWHERE.isdisjoint(headers) and self.parser.should_keep_alive()):
+            return False
+        answer = type(self).at_once(self.url, headers)
+        if answer is None:
+            return False
+        fields, pieces = answer
+        own = b"".join([b"%s: %s\r\n" % field for field in self.server_state.default_headers])
+        self.transport.writelines([b"HTTP/1.1 200 OK\r\n%s%s\r\n" % (own, fields), *pieces])
+        self.on_response_complete()
+        return True
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
@@ -250,7 +289,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a request."""
         self._received = 0
-        if not self.transport.is_closing():
+        if self.cycle is not None and not self.transport.is_closing():
             super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -310,7 +349,8 @@ class Protocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """Serves an ASGI app on sockets that listen already; `stop` ends it.
 
-    `admits` judges a connection by its transport once TLS is up; `context` is None for plain HTTP.
+    `admits` judges a connection by its transport once TLS is up; `context` is None for plain HTTP; `at_once`
+    answers before the app is asked.
     """
 
     def __init__(
@@ -320,12 +360,18 @@ class Server(uvicorn.Server):
         limits: Limits = Limits(),
         context: ssl.SSLContext | None = None,
         admits: Admission = _all,
+        at_once: AtOnce = _never,
     ) -> None:
         self._app = app
         self._limits = limits
         self._context = context
         self._admits = admits
-        rules = {"limits": limits, "crowd": Crowd(limits), "admits": staticmethod(self._admitted)}
+        rules = {
+            "limits": limits,
+            "crowd": Crowd(limits),
+            "admits": staticmethod(self._admitted),
+            "at_once": staticmethod(at_once),
+        }
         super().__init__(
             uvicorn.Config(
                 self._calmly,

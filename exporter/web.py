@@ -13,7 +13,7 @@ from exporter.exposition import Format, accepts_gzip, negotiate
 from exporter.pages import Page
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from exporter.guard import Guard
     from exporter.pages import Edition, Pages
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 PLAIN = b"text/plain; charset=utf-8"
+AT_ONCE = 256 * 1024  # bytes: larger pages are sent piece by piece
 OFF_LOOP = 1024 * 1024  # bytes: putting a larger page together takes milliseconds, and leaves the loop
 
 
@@ -69,17 +70,33 @@ class Web:
         headers = dict(reversed(scope["headers"]))  # of a field that is there twice, the first
         verdict = await self._guard.verdict(headers.get(b"authorization"))
         response = await self._answer(scope, headers) if verdict is Verdict.ALLOWED else _TURNED_AWAY[verdict]
-        start = [
-            (b"content-type", response.content_type),
-            (b"content-length", b"%d" % response.body.length),
-            *response.headers,
-            *self._guard.headers,
-        ]
-        await send({"type": "http.response.start", "status": response.status, "headers": start})
+        start = {"type": "http.response.start", "status": response.status, "headers": self._fields(response)}
+        await send(start)
         *pieces, last = (b"",) if scope["method"] == "HEAD" else response.body.pieces
         for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": last})
+
+    def at_once(self, target: bytes, headers: Mapping[bytes, bytes]) -> tuple[bytes, Sequence[bytes]] | None:
+        """Answer a GET of a page that nobody has to wait for: its header fields and pieces."""
+        path, _, query = target.partition(b"?")
+        if self._guard.known(headers.get(b"authorization")) is not Verdict.ALLOWED:
+            return None
+        if path == b"/metrics":
+            edition = self._pages.finished(self._hooks.now())
+        elif path == b"/probe" and not self._pages.on_metrics:
+            edition = self._pages.site(_target(query) or "", self._hooks.now())
+        else:
+            return None
+        if edition is None:
+            return None
+        format_, zipped = _wanted(headers)
+        page = edition.made(format_, zipped=zipped)
+        if page is None or page.length > AT_ONCE:
+            return None
+        response = _page(page, format_, zipped=zipped)
+        fields = [b"%s: %s\r\n" % field for field in self._fields(response)]
+        return b"".join(fields), page.pieces
 
     async def catch_up(self) -> None:
         """Render the sites that have changed; between two steps others have their turn."""
@@ -100,24 +117,23 @@ class Web:
     async def _metrics(self, _scope: Any, headers: Mapping[bytes, bytes]) -> Response:
         if self._pages.on_metrics and self._pages.behind(self._hooks.now()) > 1:
             await self.catch_up()
-        return await self._page("", self._pages.edition(self._hooks.now()), headers)
+        return await self._answered("", self._pages.edition(self._hooks.now()), headers)
 
     async def _probe(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
         if self._pages.on_metrics:
             return _text(404, "404 Not Found: all sites are on /metrics; see web.sites_on_metrics.")
-        targets = parse_qs(scope["query_string"].decode(errors="replace")).get("target", [])
-        edition = self._pages.site(targets[0], self._hooks.now()) if len(targets) == 1 else None
-        if edition is None:
+        name = _target(scope["query_string"])
+        edition = self._pages.site(name, self._hooks.now()) if name else None
+        if not name or edition is None:
             return _text(400, "400 Bad Request: expected /probe?target=SITE with the name of a site of ours.")
-        return await self._page(targets[0], edition, headers)
+        return await self._answered(name, edition, headers)
 
-    async def _page(self, name: str, edition: Edition, headers: Mapping[bytes, bytes]) -> Response:
-        format_ = negotiate(headers.get(b"accept", b"").decode("latin-1"))
-        zipped = accepts_gzip(headers.get(b"accept-encoding", b"").decode("latin-1"))
+    async def _answered(self, name: str, edition: Edition, headers: Mapping[bytes, bytes]) -> Response:
+        format_, zipped = _wanted(headers)
         page = edition.made(format_, zipped=zipped)
         if page is None:
             page = await self._made(name, edition, format_, zipped=zipped)
-        return Response(200, _TYPES[format_], page, _ZIPPED if zipped else _AS_IS)
+        return _page(page, format_, zipped=zipped)
 
     async def _made(self, name: str, edition: Edition, format_: Format, *, zipped: bool) -> Page:
         """Put a page together; for a large one all who ask meanwhile wait together."""
@@ -131,6 +147,14 @@ class Web:
             self._making[key] = making
         # Shielded: one scraper that goes away must not cancel what the others wait for.
         return await asyncio.shield(making)
+
+    def _fields(self, response: Response) -> list[tuple[bytes, bytes]]:
+        return [
+            (b"content-type", response.content_type),
+            (b"content-length", b"%d" % response.body.length),
+            *response.headers,
+            *self._guard.headers,
+        ]
 
     async def _healthy(self, _scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
         still = self._hooks.standing_still()
@@ -152,6 +176,21 @@ class Web:
 
     async def _home(self, _scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
         return Response(200, b"text/html; charset=utf-8", _whole(_HOME))
+
+
+def _wanted(headers: Mapping[bytes, bytes]) -> tuple[Format, bool]:
+    """Return the format a scraper prefers, and whether compressed."""
+    format_ = negotiate(headers.get(b"accept", b"").decode("latin-1"))
+    return format_, accepts_gzip(headers.get(b"accept-encoding", b"").decode("latin-1"))
+
+
+def _target(query: bytes) -> str | None:
+    targets = parse_qs(query.decode(errors="replace")).get("target", [])
+    return targets[0] if len(targets) == 1 else None
+
+
+def _page(page: Page, format_: Format, *, zipped: bool) -> Response:
+    return Response(200, _TYPES[format_], page, _ZIPPED if zipped else _AS_IS)
 
 
 def _text(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:

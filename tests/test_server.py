@@ -19,7 +19,7 @@ from exporter.server import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_a_slow_reader_does_not_hold_the_server() -> None:
 
 
 async def served(
-    limits: Limits, scene: Callable[[tuple[str, int], Server], Awaitable[Any]], app: Any = hello
+    limits: Limits, scene: Callable[[tuple[str, int], Server], Awaitable[Any]], app: Any = hello, **more: Any
 ) -> Any:
-    server, sockets = Server(app, limits=limits), listen(["127.0.0.1:0"])
+    server, sockets = Server(app, limits=limits, **more), listen(["127.0.0.1:0"])
     serving = asyncio.create_task(server.serve(sockets))
     try:
         return await asyncio.wait_for(scene(sockets[0].getsockname(), server), 5)
@@ -130,9 +130,9 @@ async def served(
 
 
 def playing(
-    limits: Limits, scene: Callable[[tuple[str, int], Server], Awaitable[Any]], app: Any = hello
+    limits: Limits, scene: Callable[[tuple[str, int], Server], Awaitable[Any]], app: Any = hello, **more: Any
 ) -> Any:
-    return asyncio.run(served(limits, scene, app))
+    return asyncio.run(served(limits, scene, app, **more))
 
 
 async def said(address: tuple[str, int], data: bytes) -> bytes:
@@ -376,3 +376,64 @@ def test_idle_ones_do_not_push_out_new_ones() -> None:
         return gone
 
     assert playing(Limits(connections=10), scene) == [True] + [False] * 9
+
+
+def finished(target: bytes, _headers: Mapping[bytes, bytes]) -> tuple[bytes, list[bytes]] | None:
+    """Answer `/now` at once."""
+    return (b"content-length: 3\r\n", [b"n", b"ow"]) if target == b"/now" else None
+
+
+def test_what_is_finished_is_answered_before_the_app_is_asked() -> None:
+    """Answers come in the order of the requests, whoever gives them, over one connection."""
+
+    async def asked(address: tuple[str, int], _server: Server) -> bytes:
+        paths = (b"/now", b"/", b"/now", b"/now", b"/")
+        reader, writer = await asyncio.open_connection(*address)
+        with contextlib.closing(writer):
+            writer.write(b"".join(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % path for path in paths))
+            return b" ".join([await one_answer(reader) for _ in paths])
+
+    # In one piece, what comes after a request for the app takes its turn there, whatever it asks for.
+    assert playing(Limits(), asked, at_once=finished) == b"now hi hi hi hi"
+
+
+def test_each_request_is_answered_at_once_again() -> None:
+    """On a kept connection, after an answer of the app too."""
+
+    async def asked(address: tuple[str, int], _server: Server) -> bytes:
+        reader, writer = await asyncio.open_connection(*address)
+        answers = []
+        with contextlib.closing(writer):
+            for path in (b"/now", b"/", b"/now", b"/now", b"/"):
+                writer.write(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % path)
+                answers.append(await one_answer(reader))
+        return b" ".join(answers)
+
+    assert playing(Limits(), asked, at_once=finished) == b"now hi now now hi"
+
+
+async def one_answer(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length: "))
+    return await reader.readexactly(int(length.rpartition(b" ")[2]))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"HEAD /now HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+        b"POST /now HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        b"GET /now HTTP/1.0\r\nhost: a\r\n\r\n",
+        b"GET /now HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+        b"GET /now HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi",
+        b"GET /now HTTP/1.1\r\nhost: a\r\nconnection: close\r\nexpect: 100-continue\r\n\r\n",
+    ],
+)
+def test_only_a_plain_get_is_answered_at_once(request_: bytes) -> None:
+    """Another method, version or a body goes to the app; the connection ends where it was asked to."""
+
+    async def asked(address: tuple[str, int], _server: Server) -> bytes:
+        return await said(address, request_)
+
+    assert b"content-length: 2\r\n" in playing(Limits(), asked, at_once=finished)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,10 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter import metrics, snapshot
 from exporter.exposition import Format
-from exporter.guard import Guard
+from exporter.guard import OPEN, Guard, Staged
 from exporter.metrics import ExporterMetrics
-from exporter.model import Endpoint, User
+from exporter.model import Endpoint, Payout, User
 from exporter.pages import Pages
+from exporter.secret import Secret
 from exporter.snapshot import Now, Snapshot, Store
 from exporter.web import Hooks, Web
 from tests.conftest import WALL, parsed
@@ -117,26 +119,28 @@ def test_garbage_headers_never_fail_a_scrape(accept: str, coding: str) -> None:
     assert body.startswith((b"# HELP", b"\x1f\x8b"))
 
 
-async def pieces(web: Web, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
-    """Return the body of /metrics piece by piece, the very objects that the app sends."""
+async def answered(web: Web, scope: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the messages that the app sends."""
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    await web({"type": "http", "method": "GET", "path": "/metrics", "headers": headers}, None, send)
-    return [message["body"] for message in sent[1:]]
+    await web(scope, None, send)
+    return sent
+
+
+async def pieces(web: Web, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """Return the body of /metrics piece by piece, the very objects that the app sends."""
+    scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": headers}
+    return [message["body"] for message in (await answered(web, scope))[1:]]
 
 
 async def raw(web: Web, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
     """Call the app as a server would, with headers that no client library would send."""
-    sent: list[dict[str, Any]] = []
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    await web({"type": "http", "method": "GET", "path": "/metrics", "headers": headers}, None, send)
-    return sent[0]["status"], sent[1]["body"]
+    scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": headers}
+    start, first, *_ = await answered(web, scope)
+    return start["status"], first["body"]
 
 
 def with_users(count: int) -> Store:
@@ -212,6 +216,62 @@ def test_a_probe_of_no_site_is_refused(query: str) -> None:
 
     assert answer.status_code == 400
     assert "nobody" not in answer.text
+
+
+accepts = st.sampled_from(["", "*/*", "application/openmetrics-text", "text/plain;q=0.5"]) | st.text(
+    st.characters(max_codepoint=255), max_size=8
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["/metrics", "/metrics?a=b", "/probe?target=demo", "/probe?target=x", "/"]),
+    accepts,
+    accepts,
+)
+def test_what_is_answered_at_once_is_what_the_app_answers(target: str, accept: str, coding: str) -> None:
+    """The short way gives the bytes and fields of the ASGI app, or leaves the request to it."""
+    for web in (web_of(with_users(50)), probing("demo")):
+        headers = [(b"accept", accept.encode("latin-1")), (b"accept-encoding", coding.encode("latin-1"))]
+        path, _, query = target.partition("?")
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "query_string": query.encode(),
+            "headers": headers,
+        }
+        start, *rest = asyncio.run(answered(web, scope))
+        short = web.at_once(target.encode(), dict(headers))
+        if short is not None:
+            fields, pieces = short
+            assert start["status"] == 200
+            assert b"".join(b"%s: %s\r\n" % field for field in start["headers"]) == fields
+            assert [message["body"] for message in rest] == list(pieces)
+        else:
+            assert path == "/" or start["status"] != 200
+
+
+def test_nothing_is_answered_at_once_to_strangers() -> None:
+    """With passwords the short way is for a header that is known to be right; the app judges all others."""
+    web = web_of(with_users(50))
+    asyncio.run(pieces(web, []))
+    users = {"ann": Secret("$2b$04$" + "." * 53)}
+    web._guard.take(Staged(replace(OPEN, users=users), None))
+
+    assert web.at_once(b"/metrics", {}) is None
+    assert web.at_once(b"/metrics", {b"authorization": b"Basic YW5uOng="}) is None
+
+
+def test_a_page_that_has_to_be_rendered_is_left_to_the_app() -> None:
+    """While a site is behind, the full page takes the longer way, which gives others their turn."""
+    store = with_users(50)
+    web = web_of(store)
+    asyncio.run(pieces(web, []))
+    assert web.at_once(b"/metrics", {}) is not None
+
+    store.publish("demo", snapshot.with_payout(store["demo"], Payout(1, 2, 3, 4, 5), NOW))
+    assert web.at_once(b"/metrics", {}) is None
 
 
 def test_no_site_is_scraped_twice() -> None:
