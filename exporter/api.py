@@ -49,6 +49,7 @@ T = TypeVar("T")
 GZIP = 31  # zlib's wbits for a gzip stream
 PIECE = 64 * 1024  # bytes inflated at once: a bomb takes one limit of memory, not three
 OFF_LOOP = 256 * 1024  # bytes: decoding more may take many milliseconds, and leaves the event loop
+IDLE_SECONDS = 5.0  # a client without a call for longer is closed; httpx keeps connections no longer either
 IDLE = 8  # clients kept for calls to come, as many as calls are in flight with few sites
 RETRY_AFTER_LENGTH = 64  # characters: longer than both forms
 
@@ -211,11 +212,13 @@ class Client:
 
     def __init__(self, api: Api, user_agent: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._api = api
-        self._idle: list[httpx.AsyncClient] = []  # the one used last comes last, and goes first
+        # With when they were handed back; the one used last comes last, and goes first.
+        self._idle: list[tuple[float, httpx.AsyncClient]] = []
         self._busy: set[httpx.AsyncClient] = set()
+        self._closed = False
         try:
             self._make = partial(_http_client, api, user_agent, _tls_context(api), transport)
-            self._idle.append(self._make())
+            self._idle.append((0.0, self._make()))
         except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
             problem = type(error).__name__
         else:
@@ -227,21 +230,26 @@ class Client:
 
     async def close(self) -> None:
         """Close idle connections; calls in flight fail."""
-        for http in [*self._idle, *self._busy]:
+        self._closed = True
+        for http in [*(http for _, http in self._idle), *self._busy]:
             await http.aclose()
 
     @contextlib.asynccontextmanager
     async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
-        http = self._idle.pop() if self._idle else self._make()
+        if self._closed:
+            raise ConnectFailed("the exporter is about to stop")
+        http = self._idle.pop()[1] if self._idle else self._make()
         self._busy.add(http)
         try:
             yield http
         finally:
             self._busy.remove(http)
-            if len(self._idle) < IDLE:
-                self._idle.append(http)
-            else:
-                await http.aclose()
+            now = asyncio.get_running_loop().time()
+            self._idle.append((now, http))
+            # The first is the one unused for longest, and where the server has hung up meanwhile nobody else
+            # would notice.
+            while len(self._idle) > IDLE or now - self._idle[0][0] > IDLE_SECONDS:
+                await self._idle.pop(0)[1].aclose()
 
     async def payout(self, secret: Secret) -> model.Payout:
         """Return the payout rate and the network's stats (reference: /stats/payout)."""

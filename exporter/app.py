@@ -224,10 +224,7 @@ class App:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            try:
-                await self.web.catch_up()
-            except Exception as error:  # noqa: BLE001 - what one site's data does must not stop the others'
-                logger.error("render_failed", error=type(error).__name__)  # noqa: TRY400 - may hold names
+            await self.web.catch_up()
 
     def _say_how(self, addresses: list[str], config: Config) -> None:
         """Log where and how it listens, and what strangers could read there."""

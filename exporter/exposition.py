@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from exporter.metrics import Family, Metric
 
 GO_EXPONENT, PYTHON_EXPONENT = 1e6, 1e16  # from which on they write a float with one
-HEADER_LENGTH = 1024  # an Accept header longer than this is no scraper's
 HEADERS = 256  # answers to headers that are remembered; scrapers have a handful
 _EXPONENTS = [f"e+{digits - 1:02}" for digits in range(17)]  # by digits before the point
 
@@ -56,7 +55,7 @@ def accepts_gzip(accept_encoding: str) -> bool:
 
 def _ranges(header: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
     """Split a header into its ranges: lower-case name, parameters, q; those with a bad q are left out."""
-    for item in header[:HEADER_LENGTH].split(","):
+    for item in header.split(","):
         name, *rest = item.split(";")
         pairs = (part.partition("=") for part in rest)
         parameters = {key.strip().lower(): value.strip().strip('"').lower() for key, _, value in pairs}
@@ -102,7 +101,7 @@ def header(metric: Metric, format_: Format) -> bytes:
 
 
 def lines(family: Family) -> bytes:
-    """Return the sample lines of a gauge or a counter that has some, the same in both formats.
+    """Return the sample lines of a gauge or a counter that has some, all finite; the same in both formats.
 
     All lines are joined column by column, the numbers being the last: no line is formatted by itself.
     """

@@ -425,8 +425,8 @@ def polling_families(site: Subject, view: tuple[tuple[Endpoint, Polling], ...]) 
     """Return the families about a site's polls."""
     endpoints = [endpoint.value for endpoint, _ in view], site.name
     yield Family(SITE_INFO, (site.api_host, site.currency, site.name), [1.0])
-    yield Family(INTERVAL, endpoints, [site.intervals[endpoint] for endpoint, _ in view])
-    yield Family(LAST_SUCCESS, endpoints, [record.last_success for _, record in view])
+    yield Family(INTERVAL, endpoints, [float(site.intervals[endpoint]) for endpoint, _ in view])
+    yield Family(LAST_SUCCESS, endpoints, [float(record.last_success) for _, record in view])
     yield Family(POLLS, endpoints, [float(record.polls) for _, record in view])
     yield _by_endpoint(UP, site, ((endpoint, record.up) for endpoint, record in view))
     yield _by_endpoint(LAST_POLL, site, ((endpoint, record.last_poll) for endpoint, record in view))

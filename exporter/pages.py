@@ -11,8 +11,10 @@ import threading
 import zlib
 from array import array
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import structlog
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from exporter.snapshot import Snapshot, Store
 
 OWN_MAX_AGE = 1.0  # seconds: how old the exporter's own metrics may be on a page
+AGAIN = 10.0  # seconds until a site that could not be rendered is looked at again
 LEVEL = 1  # twice the size of level 9 at a tenth of its time; the next scrape is seconds away
 LONG = 8 * 1024  # bytes of lines that are compressed on their own
 MANY = 100  # samples of a family that are rendered in a step of their own
@@ -34,6 +37,8 @@ PIECE = 64 * 1024  # bytes: what is written at once is copied, and encrypted, at
 GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"  # RFC 1952: deflate, no time, fastest, unknown system
 LAST_BLOCK = b"\x03\x00"  # an empty one (RFC 1951, 3.2.6)
 _DONE = object()
+_numbers = count()
+log = structlog.get_logger()
 NEVER = Now(float("inf"), float("inf"))
 
 
@@ -63,6 +68,7 @@ class Edition:
     Pages are made from it when first asked for, in any thread.
     """
 
+    number: int  # later ones have higher numbers
     sites: tuple[tuple[Part | None, ...], ...]
     own: Mapping[Format, bytes]
     size: int  # bytes of the page as plain text
@@ -175,7 +181,7 @@ class _Site:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self.parts: tuple[Part | None, ...] = ()
+        self.parts: tuple[Part | None, ...] = (None,) * len(SITE_METRICS)
         self.size = 0  # bytes of all parts
         self.series = 0
         self.until = NEVER
@@ -210,7 +216,7 @@ class _Site:
     def edition(self) -> Edition:
         """Return the site's own edition; the same one until something changes."""
         if self._edition is None:
-            self._edition = Edition((self.parts,), {}, self.size)
+            self._edition = Edition(next(_numbers), (self.parts,), {}, self.size)
         return self._edition
 
 
@@ -266,6 +272,7 @@ class Pages:
         self._full: Edition | None = None
         self._sites: dict[str, _Site] = {}
         self._behind: dict[str, None] = {}  # sites to be looked at, the longest waiting first
+        self.done = 0  # how often a site was rendered
         self._working = ""  # the site that is being rendered, if any
         self._work: Iterator[None] = iter(())  # the steps left of it
         self._until, self._wall = NEVER, 0.0
@@ -287,33 +294,48 @@ class Pages:
         self._full = None
         self._wake()
 
-    def behind(self, now: Now) -> int:
-        """Return how many sites may have changed since they were last looked at."""
+    def backlog(self, now: Now) -> int:
+        """Return how many sites may have changed since they were rendered."""
         if now.wall < self._wall or now.wall >= self._until.wall or now.mono >= self._until.mono:
             self._look(now)
         self._wall = now.wall
-        return len(self._behind)
+        return len(self._behind) + self.in_work
 
-    def steps(self, now: Now) -> Iterator[None]:
-        """Render the sites that are behind, in steps of less than a millisecond.
+    @property
+    def in_work(self) -> bool:
+        """Whether a site is being rendered."""
+        return bool(self._working)
 
-        Others may take steps meanwhile; what falls behind meanwhile is not waited for.
+    def step(self, now: Now) -> bool:
+        """Go on with the site that is being rendered, or with the next; whether there was anything to do.
+
+        A step is a family that is long, or all families of a site that are not: less than a millisecond.
         """
-        yield from self._finish()
-        for _ in range(self.behind(now)):
-            if self._behind:
-                self._begin(next(iter(self._behind)), now)
-                yield from self._finish()
-
-    def finished(self, now: Now) -> Edition | None:
-        """Return what `/metrics` shows, where no site has to be rendered for it."""
-        waiting = self.on_metrics and (self.behind(now) or self._working)
-        return None if waiting else self.edition(now)
+        if not self._working:
+            if not self._behind:
+                return False
+            self._begin(next(iter(self._behind)), now)
+        try:
+            over = next(self._work, _DONE) is _DONE
+        except Exception as error:  # noqa: BLE001 - one site's data must not keep the others off the page
+            over = True
+            self._give_up(self._working, error, now)
+        if over:
+            self._working = ""
+            self.done += 1
+        return True
 
     def edition(self, now: Now) -> Edition:
-        """Return what `/metrics` shows; the same one as long as nothing has changed."""
+        """Return what `/metrics` shows once all sites are rendered; the same one until something changes."""
         if self.on_metrics:
-            _exhaust(self.steps(now))
+            self._finish(now)  # what was begun earlier may be old by now, and is looked at again
+            for _ in range(self.backlog(now)):
+                self.step(now)
+                self._finish(now)
+        return self.current(now)
+
+    def current(self, now: Now) -> Edition:
+        """Return what `/metrics` shows of what is rendered."""
         aged = now.mono - self._own_made >= OWN_MAX_AGE
         if self._full is None or aged:
             self._full = self._assembled(now, aged=aged)
@@ -324,11 +346,11 @@ class Pages:
         if name not in self._sites:
             return None
         if name == self._working:
-            _exhaust(self._finish())
-        if self.behind(now) and name in self._behind:
-            _exhaust(self._finish())
+            self._finish(now)
+        if self.backlog(now) and name in self._behind:
+            self._finish(now)
             self._begin(name, now)
-            _exhaust(self._finish())
+            self._finish(now)
         return self._sites[name].edition()
 
     def _changed(self, name: str) -> None:
@@ -350,21 +372,24 @@ class Pages:
         del self._behind[name]
         self._working, self._work = name, self._refresh(name, now)
 
-    def _finish(self) -> Iterator[None]:
-        """Go on with what was begun, by whomever; who leaves off does not stop it."""
-        while next(self._work, _DONE) is not _DONE:
-            yield
+    def _finish(self, now: Now) -> None:
+        while self._working:
+            self.step(now)
 
     def _refresh(self, name: str, now: Now) -> Iterator[None]:
         site = self._sites[name]
         before = site.parts
-        try:
-            yield from site.refresh(self._store[name], now)
-        finally:
-            self._working = ""
+        yield from site.refresh(self._store[name], now)
         self._until = _sooner(self._until, site.until)
-        if site.parts is not before:
+        if site.parts is not before and self.on_metrics:
             self._full = None
+
+    def _give_up(self, name: str, error: Exception, now: Now) -> None:
+        """Leave a site as it was shown, and look at it again soon."""
+        log.error("render_failed", site=name, error=type(error).__name__)  # its text may hold names
+        site = self._sites[name]
+        site.until = Now(now.wall + AGAIN, now.mono + AGAIN)
+        self._until = _sooner(self._until, site.until)
 
     def _assembled(self, now: Now, *, aged: bool) -> Edition:
         shown = list(self._sites.values()) if self.on_metrics else []
@@ -379,7 +404,7 @@ class Pages:
             self._own_made = now.mono
             self._render_own()
         self._measure(size, series)
-        return Edition(sites, self._own_lines, size)
+        return Edition(next(_numbers), sites, self._own_lines, size)
 
     def _render_own(self) -> None:
         openmetrics = generate_openmetrics(self._own.registry).removesuffix(Format.OPENMETRICS.end)
@@ -390,11 +415,6 @@ class Pages:
         own = self._own_lines[Format.TEXT]
         self._own.page_bytes.set(size + len(own))
         self._own.series.set(series + sum(not line.startswith(b"#") for line in own.splitlines()))
-
-
-def _exhaust(steps: Iterator[None]) -> None:
-    for _ in steps:
-        pass
 
 
 def _sooner(one: Now, other: Now) -> Now:

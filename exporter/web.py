@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+HEADER_LENGTH = 1024  # an Accept header longer than this is no scraper's
 PLAIN = b"text/plain; charset=utf-8"
 AT_ONCE = 256 * 1024  # bytes: larger pages are sent piece by piece
 OFF_LOOP = 1024 * 1024  # bytes: putting a larger page together takes milliseconds, and leaves the loop
@@ -46,6 +47,31 @@ class Hooks(NamedTuple):
     reload: Callable[[], Awaitable[list[str]]] | None  # None: not enabled
 
 
+class Making:
+    """Puts a large page together off the loop: one at a time, and none for those who can have another's."""
+
+    def __init__(self, format_: Format, *, zipped: bool) -> None:
+        self._format, self._zipped = format_, zipped
+        self._lock = asyncio.Lock()
+        self._made: tuple[int, Page] | None = None
+        self._waiting = 0
+
+    async def page(self, number: int, latest: Callable[[], Edition]) -> Page:
+        """Return a page of the edition of this number, or of a later one."""
+        self._waiting += 1
+        try:
+            async with self._lock:
+                if self._made is None or self._made[0] < number:
+                    edition = latest()
+                    page = await asyncio.to_thread(edition.page, self._format, zipped=self._zipped)
+                    self._made = edition.number, page
+                return self._made[1]
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._made = None  # the edition in force has it
+
+
 class Web:
     """Serves the pages; an ASGI application."""
 
@@ -53,7 +79,7 @@ class Web:
         self._pages = pages
         self._guard = guard
         self._hooks = hooks
-        self._making: dict[tuple[str, Format, bool], asyncio.Future[Page]] = {}
+        self._making: dict[tuple[str, Format, bool], Making] = {}
         self._routes: Mapping[str, tuple[str, _Handler]] = {
             "/": ("GET", self._home),
             "/metrics": ("GET", self._metrics),
@@ -83,7 +109,9 @@ class Web:
         if self._guard.known(headers.get(b"authorization")) is not Verdict.ALLOWED:
             return None
         if path == b"/metrics":
-            edition = self._pages.finished(self._hooks.now())
+            now = self._hooks.now()
+            waiting = self._pages.on_metrics and self._pages.backlog(now)
+            edition = None if waiting else self._pages.current(now)
         elif path == b"/probe" and not self._pages.on_metrics:
             edition = self._pages.site(_target(query) or "", self._hooks.now())
         else:
@@ -99,8 +127,14 @@ class Web:
         return b"".join(fields), page.pieces
 
     async def catch_up(self) -> None:
-        """Render the sites that have changed; between two steps others have their turn."""
-        for _ in self._pages.steps(self._hooks.now()):
+        """Render the sites that have changed until now; between two steps others have their turn."""
+        now, pages = self._hooks.now, self._pages
+        # What was begun before may be old when it is done: it is finished first, and then all are looked at.
+        goal = pages.done + pages.in_work
+        while pages.done < goal and pages.step(now()):  # noqa: ASYNC110 - it waits for nothing: it works
+            await asyncio.sleep(0)
+        goal = pages.done + pages.backlog(now())
+        while pages.done < goal and pages.step(now()):  # noqa: ASYNC110 - it waits for nothing: it works
             await asyncio.sleep(0)
 
     async def _answer(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
@@ -115,9 +149,9 @@ class Web:
         return await handler(scope, headers)
 
     async def _metrics(self, _scope: Any, headers: Mapping[bytes, bytes]) -> Response:
-        if self._pages.on_metrics and self._pages.behind(self._hooks.now()) > 1:
+        if self._pages.on_metrics:
             await self.catch_up()
-        return await self._answered("", self._pages.edition(self._hooks.now()), headers)
+        return await self._answered("", lambda: self._pages.current(self._hooks.now()), headers)
 
     async def _probe(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
         if self._pages.on_metrics:
@@ -126,27 +160,21 @@ class Web:
         edition = self._pages.site(name, self._hooks.now()) if name else None
         if not name or edition is None:
             return _text(400, "400 Bad Request: expected /probe?target=SITE with the name of a site of ours.")
-        return await self._answered(name, edition, headers)
+        return await self._answered(
+            name, lambda: self._pages.site(name, self._hooks.now()) or edition, headers
+        )
 
-    async def _answered(self, name: str, edition: Edition, headers: Mapping[bytes, bytes]) -> Response:
-        format_, zipped = _wanted(headers)
+    async def _answered(
+        self, name: str, latest: Callable[[], Edition], headers: Mapping[bytes, bytes]
+    ) -> Response:
+        (format_, zipped), edition = _wanted(headers), latest()
         page = edition.made(format_, zipped=zipped)
-        if page is None:
-            page = await self._made(name, edition, format_, zipped=zipped)
+        if page is None and edition.size < OFF_LOOP:
+            page = edition.page(format_, zipped=zipped)
+        elif page is None:
+            making = self._making.setdefault((name, format_, zipped), Making(format_, zipped=zipped))
+            page = await making.page(edition.number, latest)
         return _page(page, format_, zipped=zipped)
-
-    async def _made(self, name: str, edition: Edition, format_: Format, *, zipped: bool) -> Page:
-        """Put a page together; for a large one all who ask meanwhile wait together."""
-        if edition.size < OFF_LOOP:
-            return edition.page(format_, zipped=zipped)
-        key = name, format_, zipped
-        making = self._making.get(key)
-        if making is None:
-            making = asyncio.ensure_future(asyncio.to_thread(edition.page, format_, zipped=zipped))
-            making.add_done_callback(lambda _: self._making.pop(key))
-            self._making[key] = making
-        # Shielded: one scraper that goes away must not cancel what the others wait for.
-        return await asyncio.shield(making)
 
     def _fields(self, response: Response) -> list[tuple[bytes, bytes]]:
         return [
@@ -180,8 +208,10 @@ class Web:
 
 def _wanted(headers: Mapping[bytes, bytes]) -> tuple[Format, bool]:
     """Return the format a scraper prefers, and whether compressed."""
-    format_ = negotiate(headers.get(b"accept", b"").decode("latin-1"))
-    return format_, accepts_gzip(headers.get(b"accept-encoding", b"").decode("latin-1"))
+    accept, coding = headers.get(b"accept", b""), headers.get(b"accept-encoding", b"")
+    # Cut before, not after, they are remembered: whoever sends 16 KiB shall not have them kept.
+    format_ = negotiate(accept[:HEADER_LENGTH].decode("latin-1"))
+    return format_, accepts_gzip(coding[:HEADER_LENGTH].decode("latin-1"))
 
 
 def _target(query: bytes) -> str | None:

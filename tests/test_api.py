@@ -27,7 +27,7 @@ from exporter.api import Client, PollError
 from exporter.app import USER_AGENT
 from exporter.model import Endpoint, HistoryRow, Payout, Reason, User
 from exporter.secret import Secret
-from tests.conftest import parsed, required
+from tests.conftest import parsed, required, settle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -712,6 +712,44 @@ def test_a_transport_that_only_breaks_is_given_up() -> None:
     client = Client(parsed().api, "test", httpx.MockTransport(broken))
 
     assert isinstance(asyncio.run(outcome(client)), api.ConnectFailed)
+
+
+def test_a_closed_client_calls_nobody() -> None:
+    """After close a call fails as a poll does, and opens nothing."""
+
+    async def late() -> object:
+        client = Client(parsed().api, "test", httpx.MockTransport(lambda _: httpx.Response(200)))
+        await client.close()
+        return await outcome(client)
+
+    assert isinstance(asyncio.run(late()), api.ConnectFailed)
+
+
+def test_clients_are_as_many_as_calls_were_in_flight_and_few_are_kept() -> None:
+    """Each call in flight has a client of its own; of those left over, eight stay, the others are closed."""
+    gate = asyncio.Event()
+    made: set[httpx.AsyncClient] = set()
+
+    class Body(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"{}"
+
+    async def held(_request: httpx.Request) -> httpx.Response:
+        await gate.wait()
+        return httpx.Response(200, stream=Body())
+
+    async def many() -> tuple[int, int, list[bool]]:
+        client = Client(parsed().api, "test", httpx.MockTransport(held))
+        calls = [asyncio.ensure_future(outcome(client)) for _ in range(20)]
+        await settle()
+        made.update(client._busy)
+        gate.set()
+        await asyncio.gather(*calls)
+        kept = [http for _, http in client._idle]
+        await client.close()
+        return len(made), len(kept), [http.is_closed for http in made]
+
+    assert asyncio.run(many()) == (20, 8, [True] * 20)
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "HTTPS_PROXY"])

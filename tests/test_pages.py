@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, rule
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter import metrics, pages
-from exporter.exposition import Format, render
+from exporter.exposition import Format, lines, render
 from exporter.metrics import GROUPS, ExporterMetrics, Family, Subject
 from exporter.model import Endpoint, HistoryRow, Payout, User
 from exporter.pages import Pages
@@ -100,10 +100,15 @@ class TwoSites(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.before = pages.MANY, pages.LONG
+        pages.MANY, pages.LONG = 1, 40  # so that every family is a step, and many are compressed on their own
         self.now = NOW
         self.store = a_store(*SITES)
         self.subjects = subjects_of(*SITES)
         self.pages = pages_of(self.store, *SITES)
+
+    def teardown(self) -> None:
+        pages.MANY, pages.LONG = self.before
 
     def publish(self, site: str, change: Callable[[Snapshot], Snapshot]) -> None:
         self.store.publish(site, change(self.store[site]))
@@ -133,13 +138,23 @@ class TwoSites(RuleBasedStateMachine):
     def clock_set(self, seconds: float) -> None:
         self.now = self.now._replace(wall=self.now.wall + seconds)
 
-    @rule(count=st.integers(0, 12))
+    @rule(count=st.integers(1, 12))
     def steps(self, count: int) -> None:
         """Begin to render, and leave off anywhere."""
-        for _ in zip(range(count), self.pages.steps(self.now), strict=False):
-            pass
+        self.pages.backlog(self.now)
+        for _ in range(count):
+            self.pages.step(self.now)
 
-    @invariant()
+    @rule(sites=st.lists(st.sampled_from(SITES), unique=True), slow=st.booleans())
+    def show(self, sites: list[str], slow: bool) -> None:
+        """Show others, or the same sites otherwise configured."""
+        interval = "2m" if slow else "1m"
+        poll = {"payout": {"interval": interval}}
+        config = parsed("http://127.0.0.1:1", *SITES, poll=poll)
+        self.subjects = [metrics.subject(config, site) for site in config.sites if site.name in sites]
+        self.pages.show(self.subjects)
+
+    @rule()
     def pages_are_as_if_made_from_scratch(self) -> None:
         for format_ in Format:
             everything = joined(together(self.subjects, self.store, self.now), format_)
@@ -155,7 +170,7 @@ class TwoSites(RuleBasedStateMachine):
 
 
 TestPagesAreAsIfMadeFromScratch = TwoSites.TestCase
-TestPagesAreAsIfMadeFromScratch.settings = settings(max_examples=40, stateful_step_count=12, deadline=None)
+TestPagesAreAsIfMadeFromScratch.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
 @given(rows, st.floats(0, 3e4), st.floats(0, 1))
@@ -173,6 +188,45 @@ def test_nothing_changes_before_it_is_said_to(
 
     views = [[group.view(subject, known, moment) for group in GROUPS] for moment in (now, then)]
     assert views[0] == views[1]
+
+
+def test_a_step_is_one_site_at_most() -> None:
+    """However many sites fall behind at once, others have their turn after each of them."""
+    names = [f"site{number}" for number in range(30)]
+    shown = pages_of(a_store(*names), *names)
+    shown.backlog(at(0))
+    steps = 0
+    while shown.step(at(0)):
+        steps += 1
+        assert shown.done <= steps
+
+    assert len(names) == shown.done
+
+
+def of_sites(page: bytes) -> list[bytes]:
+    return [line for line in page.splitlines() if b"site=" in line]
+
+
+def test_what_cannot_be_rendered_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in a site's data leaves its page and the others alone, and is tried again ten seconds later."""
+    store = a_store("a", "b")
+    shown = pages_of(store, "a", "b")
+    before = text_of(shown, at(0))
+
+    def broken(family: Family) -> bytes:
+        if family.metric is metrics.DIFFICULTY:
+            raise MemoryError
+        return lines(family)
+
+    for site in ("a", "b"):
+        store.publish(site, with_payout(store[site], PAYOUT, at(1)))
+    with monkeypatch.context() as patched:
+        patched.setattr(pages, "lines", broken)
+        assert of_sites(before) == of_sites(text_of(shown, at(1)))
+        assert b"difficulty" not in text_of(shown, at(12))
+
+    assert b"cryptoloot_network_difficulty{" not in text_of(shown, at(21))
+    assert b"cryptoloot_network_difficulty{" in text_of(shown, at(23))
 
 
 def test_a_page_is_made_once() -> None:
@@ -301,11 +355,11 @@ def test_size_and_series_are_the_last_pages() -> None:
     text = text_of(shown, at(0)).decode()
     shown.edition(at(0)).page(Format.OPENMETRICS)
     later = text_of(shown, at(2)).decode()
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
 
     gauges = dict(line.rsplit(" ", 1) for line in later.splitlines() if not line.startswith("#"))
     assert len(text) == float(gauges["cryptoloot_exporter_page_bytes"])
-    assert len(lines) == float(gauges["cryptoloot_exporter_series"])
+    assert len(samples) == float(gauges["cryptoloot_exporter_series"])
 
 
 def test_sites_come_and_go() -> None:

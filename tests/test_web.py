@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from dataclasses import replace
+import threading
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,11 +18,11 @@ from exporter.exposition import Format
 from exporter.guard import OPEN, Guard, Staged
 from exporter.metrics import ExporterMetrics
 from exporter.model import Endpoint, Payout, User
-from exporter.pages import Pages
+from exporter.pages import Edition, Page, Pages
 from exporter.secret import Secret
 from exporter.snapshot import Now, Snapshot, Store
-from exporter.web import Hooks, Web
-from tests.conftest import WALL, parsed
+from exporter.web import Hooks, Making, Web
+from tests.conftest import WALL, parsed, settle
 from tests.test_poller import Rig, reply
 
 if TYPE_CHECKING:
@@ -174,6 +175,69 @@ def test_a_scraper_that_goes_away_takes_nobody_along() -> None:
         return await patient
 
     assert b"".join(asyncio.run(at_once())).endswith(b"\n")
+
+
+@dataclass(frozen=True)
+class Slow(Edition):
+    """An edition whose pages wait for a gate, in the thread that makes them."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def page(self, format_: Format, *, zipped: bool = False) -> Page:
+        assert self.gate.wait(10)
+        return super().page(format_, zipped=zipped)
+
+
+def test_an_older_page_is_nobodys_answer() -> None:
+    """Who asks after a change gets it, though a page of before is being made; others share what there is."""
+    old, new = (Slow(number, (), {Format.TEXT: b"%d" % number}, 0) for number in (1, 2))
+
+    async def asked() -> list[bytes]:
+        making = Making(Format.TEXT, zipped=False)
+        scrapes = [asyncio.ensure_future(making.page(1, lambda: old))]
+        await settle(10)
+        scrapes += [asyncio.ensure_future(making.page(each.number, lambda: new)) for each in (new, old, new)]
+        await settle(10)
+        old.gate.set()
+        new.gate.set()
+        return [page.body for page in await asyncio.gather(*scrapes)]
+
+    assert asyncio.run(asked()) == [b"1", b"2", b"2", b"2"]
+
+
+def test_a_scrape_ends_while_others_keep_rendering() -> None:
+    """Sites that change without pause hold up no scrape: it waits for those that had changed before it."""
+    names = [f"site{number}" for number in range(5)]
+    store = Store()
+    for name in names:
+        store.publish(name, Snapshot())
+    web = web_of(store, *names)
+    users = tuple(User(f"user-{number}", number, 0, 0) for number in range(500))
+
+    async def change() -> None:
+        total = 0.0
+        while True:
+            total += 1
+            for name in names:
+                changed = tuple(User(user.name, user.total + total, 0, 0) for user in users)
+                store.publish(name, snapshot.with_top_users(store[name], changed, NOW))
+                await asyncio.sleep(0)
+
+    async def render() -> None:
+        while True:
+            await web.catch_up()
+            await asyncio.sleep(0)
+
+    async def scrape() -> list[bytes]:
+        busy = [asyncio.ensure_future(work) for work in (change(), render())]
+        await asyncio.sleep(0)
+        try:
+            return await asyncio.wait_for(pieces(web, []), 20)
+        finally:
+            for task in busy:
+                task.cancel()
+
+    assert b"cryptoloot_user_hashes_total{" in b"".join(asyncio.run(scrape()))
 
 
 def probing(*sites: str) -> Web:
