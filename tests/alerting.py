@@ -74,11 +74,13 @@ def cut(alerts: Collection[str]) -> dict[str, Any]:
         needed |= wanted
         wanted = set().union(*(recorded(known[name]) for name in wanted)) - needed
     for group in document["groups"]:
-        group["rules"] = [rule for rule in group["rules"] if {*needed, *alerts} & {*rule.values()} - {None}]
+        group["rules"] = [
+            rule for rule in group["rules"] if rule.get("alert") in alerts or rule.get("record") in needed
+        ]
     return document
 
 
-# ------------------------------------------------------------------------------------------------ the exporter
+# ----------------------------------------------------------------------------------------------- the exporter
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ class Site:
     """A site and its API: hashrates by hour since the epoch (hours that are not there are left out).
 
     Times are seconds since the epoch: `known` is when the exporter is told of the site, `failing` when polls
-    fail, `frozen` when the API's answer stops changing. `lost` are the steps whose scrapes are lost, `restarts`
-    the steps before which the exporter forgets everything.
+    fail, `frozen` when the API's answer stops changing. `lost` are the steps whose scrapes are lost,
+    `restarts` those before which the exporter forgets everything.
     """
 
     name: str
@@ -147,7 +149,7 @@ def polled(known: Snapshot, site: Site, now: Now) -> Snapshot:
     return snapshot.succeeded(known, Endpoint.HISTORY, at=now.wall, rejected=0, next_poll=due)
 
 
-# ---------------------------------------------------------------------------------------------------- promtool
+# --------------------------------------------------------------------------------------------------- promtool
 
 
 class Run(NamedTuple):
@@ -207,8 +209,8 @@ class Recording:
         return [{"series": series, "values": " ".join(map(str, runs))} for series, runs in self._runs.items()]
 
 
-def test_file(recording: Recording, document: str, steps: Iterable[int], step: int = STEP) -> dict[str, Any]:
-    """Return a promtool test of the rules in file `document` that expects silence at each of the steps."""
+def unit_test(recording: Recording, document: str, steps: range, step: int = STEP) -> dict[str, Any]:
+    """Return a promtool test of the rules in file `document`: evaluated at the steps, silence expected."""
     silence = [
         {"expr": 'ALERTS{alertstate="firing"}', "eval_time": f"{index * step}s", "exp_samples": []}
         for index in steps
@@ -216,7 +218,7 @@ def test_file(recording: Recording, document: str, steps: Iterable[int], step: i
     test = {"interval": f"{step}s", "input_series": recording.series(), "promql_expr_test": silence}
     return {
         "rule_files": [document],
-        "evaluation_interval": f"{step}s",
+        "evaluation_interval": f"{step * steps.step}s",
         "group_eval_order": GROUPS,
         "tests": [test],
     }
@@ -225,19 +227,22 @@ def test_file(recording: Recording, document: str, steps: Iterable[int], step: i
 def firing(
     directory: Path,
     recording: Recording,
-    steps: Iterable[int],
+    steps: range,
     *,
     document: Mapping[str, Any] | None = None,
     step: int = STEP,
     deadline: float = 60.0,
 ) -> dict[tuple[str, str], list[int]]:
-    """Let promtool evaluate the rules; return the steps at which each alert fired, by alert and site."""
+    """Let promtool evaluate the rules at the steps; return those at which alerts fired, by alert and site.
+
+    Time begins at 0, so the steps have to be multiples of their distance.
+    """
     file = RULES
     if document is not None:
         file = directory / "cut.rules.yml"
         file.write_text(json.dumps(document))
     test = directory / "replay.json"
-    test.write_text(json.dumps(test_file(recording, str(file), steps, step)))
+    test.write_text(json.dumps(unit_test(recording, str(file), steps, step)))
     found = subprocess.run(
         [required("promtool"), "test", "rules", str(test)],
         capture_output=True,

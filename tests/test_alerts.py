@@ -30,7 +30,7 @@ PAGING = {
     "CryptolootHashrateDropCritical",
 }
 TARGET = {"job", "instance"}  # what Prometheus adds to every sample
-VALUES = {"endpoint": set(Endpoint), "reason": set(Reason), "mode": set(Meaning)}
+VALUES: dict[str, set[str]] = {"endpoint": {*Endpoint}, "reason": {*Reason}, "mode": {*Meaning}}
 SELECTOR = re.compile(r"(?<![\w:])(cryptoloot_\w+)(?![\w:])(?:\{(.*?)\})?")
 MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"(.*?)"')
 GROUPING = re.compile(r"\b(?:by|on|without|ignoring|group_left|group_right) \(([^)]*)\)")
@@ -44,7 +44,7 @@ def told(*command: str) -> str:
     return ran.stdout + ran.stderr
 
 
-# ---------------------------------------------------------------------------------------------------- the tools
+# -------------------------------------------------------------------------------------------------- the tools
 
 
 def test_promtool_takes_the_rules() -> None:
@@ -102,7 +102,7 @@ def test_only_blindness_inhibits() -> None:
     assert [["site"], ["site"]] == [rule["equal"] for rule in document["inhibit_rules"]]
 
 
-# -------------------------------------------------------------------------------------------------- the catalogue
+# ---------------------------------------------------------------------------------------------- the catalogue
 
 
 def labels_of(name: str) -> set[str]:
@@ -157,7 +157,7 @@ def test_recordings_say_level_metric_operations() -> None:
     assert for_people == unread
 
 
-# ------------------------------------------------------------------------------------------------------ alerts
+# ----------------------------------------------------------------------------------------------------- alerts
 
 
 def test_four_alerts_page() -> None:
@@ -181,7 +181,7 @@ def test_alerts_say_what_where_and_what_to_do(rule: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("rule", ALERTING, ids=lambda rule: rule["alert"])
 def test_every_alert_is_tested_both_ways(rule: dict[str, Any]) -> None:
-    """promtool's tests see each alert with its texts, and see it silent."""
+    """The tests for promtool see each alert with its texts, and see it silent."""
     tests = [
         test
         for file in TESTS
@@ -216,7 +216,7 @@ def test_the_runbooks_queries_are_valid(tmp_path: Any) -> None:
     assert set() == named - {rule["record"] for rule in RECORDING}
 
 
-# -------------------------------------------------------------------------------------------------- thresholds
+# ------------------------------------------------------------------------------------------------- thresholds
 
 
 @pytest.mark.parametrize("name", THRESHOLDS)

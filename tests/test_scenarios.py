@@ -1,4 +1,4 @@
-"""Weeks and hours of simulated sites: the exporter's pages, evaluated by Prometheus' engine on the shipped rules.
+"""Days and hours of simulated sites: the exporter's pages, Prometheus' engine, the shipped rules.
 
 Day 0 is a Thursday, so days 2 and 3, 9 and 10 are weekends. The API has a week of rows before it.
 """
@@ -185,7 +185,7 @@ def test_an_account_four_days_old_is_watched_from_the_first_scrape(fired: Fired)
     assert set() == alerts(fired, "two-days")
 
 
-# ------------------------------------------------------------------------------------------ minute by minute
+# ------------------------------------------------------------------------------------------- minute by minute
 
 MINUTES = range(270)
 LATE = 180 * 60  # seconds after which something happens
@@ -245,7 +245,7 @@ def minutely(tmp_path_factory: pytest.TempPathFactory) -> Fired:
 
 
 def test_lost_scrapes_do_not_hide_a_drop(minutely: Fired) -> None:
-    """With one scrape in eight lost, a drop is told and paged without a break, with the scrape that sees it."""
+    """With one scrape in eight lost, a drop is told with the scrape that sees it, and without a break."""
     seen = [minute for minute in MINUTES if minute not in MINUTELY[0].lost]
     first, second = (min(minute for minute in seen if minute >= due) for due in (75, 135))
 
@@ -262,7 +262,7 @@ def test_lost_scrapes_fake_nothing(minutely: Fired) -> None:
 
 
 def test_a_live_drop_is_told_within_a_quarter_of_an_hour(minutely: Fired) -> None:
-    """Users that make a third of what they did, with scrapes lost, are told long before the row is settled."""
+    """Users that make a third of what they did, with scrapes lost, are told long before the row."""
     ((first, _),) = told(minutely, "HashrateLiveDrop", "lossy-slump")
 
     assert 180 < first <= 200
