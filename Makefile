@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DEBIAN := prometheus curl openssl
+DEBIAN := prometheus prometheus-alertmanager curl openssl
 BENCH_DEBIAN := nginx-light prometheus-pushgateway prometheus-node-exporter wrk
 
 # Install what is missing of these packages, where apt is there.
@@ -14,7 +14,7 @@ elif ! command -v apt-get >/dev/null; then echo "$@: no apt-get here; install by
 else apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
 endef
 
-.PHONY: help demo test test-all check audit format tools bench bench-tools clean
+.PHONY: help demo test test-all check audit format tools pint bench bench-tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,12 @@ format: $(STAMP) ## write code the way check wants it
 
 tools: ## what the end-to-end tests need, from Debian, where it is missing and apt is there
 	@$(call from-debian,$(DEBIAN))
+
+pint: ## lint the alert rules, where go is there and its proxy hands out pint
+	@if ! command -v go >/dev/null; then echo "pint: no go here, so nothing was linted"; \
+	elif ! report=$$(GOBIN=$(CURDIR)/$(VENV)-tools/bin timeout 600 go install github.com/cloudflare/pint/cmd/pint@latest 2>&1); \
+	then echo "$$report" | tail -2; echo "pint: the Go proxy did not hand it out, so nothing was linted"; \
+	else $(VENV)-tools/bin/pint --offline --config alerts/pint.hcl lint alerts/cryptoloot.rules.yml; fi
 
 bench: $(STAMP) ## side by side with peers, in 15 minutes: docs/benchmarks.md
 	$(BIN)/python -m bench

@@ -1,0 +1,259 @@
+"""The shipped rules, their promtool tests, the Alertmanager example, and the runbook, held to each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from exporter.history import Meaning
+from exporter.metrics import CATALOGUE
+from exporter.model import Endpoint, Reason
+from tests.alerting import ALERTS, GROUPS, RULES, catalogued, recorded, rules, scraped, uncommented
+from tests.conftest import REPOSITORY, required
+
+RUNBOOK = REPOSITORY / "docs" / "runbook.md"
+ALERTMANAGER = ALERTS / "alertmanager.example.yml"
+TESTS = sorted((ALERTS / "tests").glob("*.yml"))
+ALERTING = [rule for rule in rules() if "alert" in rule]
+RECORDING = [rule for rule in rules() if "record" in rule]
+THRESHOLDS = [rule["record"] for rule in RECORDING if rule["record"].endswith(":threshold")]
+PAGING = {
+    "CryptolootExporterDown",
+    "CryptolootInvalidSecret",
+    "CryptolootSiteDead",
+    "CryptolootHashrateDropCritical",
+}
+TARGET = {"job", "instance"}  # what Prometheus adds to every sample
+VALUES: dict[str, set[str]] = {"endpoint": {*Endpoint}, "reason": {*Reason}, "mode": {*Meaning}}
+SELECTOR = re.compile(r"(?<![\w:])(cryptoloot_\w+)(?![\w:])(?:\{(.*?)\})?")
+MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"(.*?)"')
+GROUPING = re.compile(r"\b(?:by|on|without|ignoring|group_left|group_right) \(([^)]*)\)")
+QUERY = re.compile(r"```promql\n(.*?)```", re.DOTALL)
+
+
+def told(*command: str) -> str:
+    """Run a tool that must succeed; return what it says."""
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert 0 == ran.returncode, ran.stdout + ran.stderr
+    return ran.stdout + ran.stderr
+
+
+# -------------------------------------------------------------------------------------------------- the tools
+
+
+def test_promtool_takes_the_rules() -> None:
+    """`promtool check rules` finds every rule, and nothing to complain of."""
+    said = told(required("promtool"), "check", "rules", str(RULES))
+
+    assert f"SUCCESS: {len(rules())} rules found" in said
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
+def test_the_rules_do_what_their_tests_say(file: Any) -> None:
+    """`promtool test rules` passes each file of tests."""
+    assert "SUCCESS" in told(required("promtool"), "test", "rules", str(file))
+
+
+def test_pint_has_nothing_to_say() -> None:
+    """Where pint is installed, it passes the rules offline; no package brings it, so no run demands it."""
+    pint = shutil.which("pint")
+    if pint is None:
+        pytest.skip("pint is not installed: `make pint` tries to, with go")
+    said = told(pint, "--offline", "--no-color", "--config", str(ALERTS / "pint.hcl"), "lint", str(RULES))
+
+    assert "Problems found" not in said
+
+
+def test_amtool_takes_the_example() -> None:
+    """`amtool check-config` finds the receivers and the two inhibitions."""
+    said = told(required("amtool"), "check-config", str(ALERTMANAGER))
+
+    assert "2 inhibit rules" in said
+    assert "4 receivers" in said
+
+
+@pytest.mark.parametrize("rule", ALERTING, ids=lambda rule: rule["alert"])
+def test_every_alert_finds_its_receiver(rule: dict[str, Any]) -> None:
+    """Severity says who hears of an alert; the one that exists for an inhibition tells nobody."""
+    by_severity = {"critical": "pager", "warning": "chat", "info": "digest"}
+    receiver = "nobody" if rule["alert"] == "CryptolootExporterDownForSite" else None
+    labels = (f"alertname={rule['alert']}", f"severity={rule['labels']['severity']}", "site=shop")
+    receiver = receiver or by_severity[rule["labels"]["severity"]]
+    command = ("config", "routes", "test", f"--config.file={ALERTMANAGER}", f"--verify.receivers={receiver}")
+
+    assert receiver == told(required("amtool"), *command, *labels).split("\n")[0]
+
+
+def test_only_blindness_inhibits() -> None:
+    """What silences a site's hashrate alerts is its exporter down or its history failing, and no other."""
+    document = yaml.safe_load(ALERTMANAGER.read_text())
+    sources = [set(rule["source_matchers"]) for rule in document["inhibit_rules"]]
+
+    assert [
+        {'alertname="CryptolootExporterDownForSite"'},
+        {'alertname="CryptolootEndpointFailing"', 'endpoint="/stats/history"'},
+    ] == sources
+    assert [["site"], ["site"]] == [rule["equal"] for rule in document["inhibit_rules"]]
+
+
+# ---------------------------------------------------------------------------------------------- the catalogue
+
+
+def labels_of(name: str) -> set[str]:
+    return {"le"} | set(CATALOGUE[name].labels) if name in CATALOGUE else {"le"}
+
+
+def foreign(expression: str) -> list[str]:
+    """Return what an expression names that the exporter does not export."""
+    wrong = [name for name in scraped(expression) if not catalogued(name)]
+    for name, matchers in SELECTOR.findall(uncommented(expression)):
+        for label, operator, value in MATCHER.findall(matchers):
+            known = label in labels_of(name) | TARGET
+            if not known or (operator == "=" and value not in VALUES.get(label, {value})):
+                wrong.append(f"{name}{{{label}{operator}{value}}}")
+    every = set().union(*(metric.labels for metric in CATALOGUE.values())) | TARGET
+    grouped = ", ".join(GROUPING.findall(uncommented(expression))).replace(" ", "").split(",")
+    return wrong + sorted(set(grouped) - every - {""})
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
+def test_rules_name_what_the_exporter_exports(rule: dict[str, Any]) -> None:
+    """Every metric, label and value of ours in a rule is in the catalogue, every recording in the file."""
+    texts = rule.get("annotations", {}).get("description", "")
+
+    for text in (rule["expr"], texts):
+        assert [] == foreign(text)
+        assert set() == recorded(text) - {each["record"] for each in RECORDING}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "cryptoloot_hashrate",
+        "max by (user_agent) (cryptoloot_up)",
+        'cryptoloot_up{user="x"}',
+        'cryptoloot_up{endpoint="/stats/payouts"}',
+        'rate(cryptoloot_poll_failures_total{reason="bad_secret"}[5m])',
+    ],
+)
+def test_what_the_exporter_does_not_export_is_found(wrong: str) -> None:
+    """The check above sees a wrong name, label and value."""
+    assert 1 == len(foreign(wrong))
+
+
+def test_recordings_say_level_metric_operations() -> None:
+    """A recording's name has three parts, and each is read by a rule or meant for people."""
+    for_people = {"site:cryptoloot_earnings_coins_per_day:estimated"}
+    texts = "".join(json.dumps(rule) for rule in rules())
+
+    assert [] == [rule["record"] for rule in RECORDING if rule["record"].count(":") != 2]
+    unread = {rule["record"] for rule in RECORDING if texts.count(rule["record"]) < 2}
+    assert for_people == unread
+
+
+# ----------------------------------------------------------------------------------------------------- alerts
+
+
+def test_four_alerts_page() -> None:
+    """Critical are the four that somebody has to act on now."""
+    assert PAGING == {rule["alert"] for rule in ALERTING if rule["labels"]["severity"] == "critical"}
+    assert {"critical", "warning", "info"} == {rule["labels"]["severity"] for rule in ALERTING}
+
+
+@pytest.mark.parametrize("rule", ALERTING, ids=lambda rule: rule["alert"])
+def test_alerts_say_what_where_and_what_to_do(rule: dict[str, Any]) -> None:
+    """No label but severity is added, and links stand on the one rule that says where they lead."""
+    link = '{{ with query "cryptoloot:links:info" }}{{ . | first | label "%s" }}{{ end }}'
+    texts = rule["annotations"]
+
+    assert {"severity"} == set(rule["labels"])
+    assert {"summary", "description", "runbook_url", "dashboard"} == set(texts)
+    assert f"{link % 'runbook'}#{rule['alert'].lower()}" == texts["runbook_url"]
+    path = texts["dashboard"].removeprefix(link % "dashboards").partition("?")[0]
+    assert path in {"/d/cryptoloot-sites", "/d/cryptoloot-site", "/d/cryptoloot-exporter"}
+
+
+@pytest.mark.parametrize("rule", ALERTING, ids=lambda rule: rule["alert"])
+def test_every_alert_is_tested_both_ways(rule: dict[str, Any]) -> None:
+    """The tests for promtool see each alert with its texts, and see it silent."""
+    tests = [
+        test
+        for file in TESTS
+        for group in yaml.safe_load(file.read_text())["tests"]
+        for test in group.get("alert_rule_test", [])
+        if test["alertname"] == rule["alert"]
+    ]
+
+    assert any(test.get("exp_alerts") for test in tests)
+    assert any(not test.get("exp_alerts") for test in tests)
+
+
+def test_every_alert_has_a_runbook_entry() -> None:
+    """The runbook has one entry per alert and no other, each complete and with a query."""
+    entries = re.split(r"\n### ", RUNBOOK.read_text().replace("\n## ", "\n### ## "))[1:]
+    entries = [entry for entry in entries if not entry.startswith("## ")]
+
+    assert sorted(rule["alert"] for rule in ALERTING) == sorted(entry.split("\n")[0] for entry in entries)
+    parts = ("**Means.**", "**Look at.**", "```promql", "**Do.**", "**Noise when**", "**Late by**")
+    assert [] == [(entry.split("\n")[0], part) for entry in entries for part in parts if part not in entry]
+
+
+def test_the_runbooks_queries_are_valid(tmp_path: Any) -> None:
+    """Every query parses and names what is exported or recorded."""
+    queries = QUERY.findall(RUNBOOK.read_text())
+    document = {"groups": [{"name": "q", "rules": [{"record": "a:b:c", "expr": each} for each in queries]}]}
+    (tmp_path / "queries.yml").write_text(json.dumps(document))
+    told(required("promtool"), "check", "rules", "--lint=none", str(tmp_path / "queries.yml"))
+
+    assert [] == [wrong for query in queries for wrong in foreign(query)]
+    named = set().union(*(recorded(query) for query in queries)) - {"site:", ":threshold"}
+    assert set() == named - {rule["record"] for rule in RECORDING}
+
+
+# ------------------------------------------------------------------------------------------------- thresholds
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_a_threshold_is_changed_with_one_line(name: str, tmp_path: Any) -> None:
+    """The documented line, its ## taken away, changes one site, and leaves the default to the other."""
+    text = RULES.read_text()
+    rule = text[text.index(f"- record: {name}") :]
+    line = rule[rule.index("## ") :].partition("\n")[0]
+    (tmp_path / "changed.yml").write_text(text.replace(rule, rule.replace(line, line.removeprefix("## "), 1)))
+    sites = [
+        {"series": f'cryptoloot_site_info{{site="{site}"}}', "values": "1"} for site in ("my-site", "shop")
+    ]
+    queries = {
+        f'sum({name}{{site="my-site"}})': [number(line)],
+        f'count({name}{{site="shop"}} == {number(line)})': [],
+        f"count({name})": [2.0],
+    }
+    expected = [
+        {"expr": query, "eval_time": "0", "exp_samples": [{"value": value, "labels": ""} for value in values]}
+        for query, values in queries.items()
+    ]
+    tests = [{"interval": "1m", "input_series": sites, "promql_expr_test": expected}]
+    document = {
+        "rule_files": [str(tmp_path / "changed.yml")],
+        "evaluation_interval": "1m",
+        "group_eval_order": GROUPS,
+        "tests": tests,
+    }
+    (tmp_path / "test.json").write_text(json.dumps(document))
+
+    assert "SUCCESS" in told(required("promtool"), "test", "rules", str(tmp_path / "test.json"))
+
+
+def number(line: str) -> float:
+    """Return the number of an override: its vector."""
+    factors = re.findall(r"vector\((.*?)\)", line)[0].split("*")
+    product = 1.0
+    for factor in factors:
+        product *= float(factor)
+    return product
