@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow
 
 SITE, OTHER = "dropped", "steady"
 HURRY = 60
+QUIET = 8.0  # seconds: longer than a group of alerts waits to be told anew
 PATIENCE = 120.0  # seconds that a message may take
 DURATION = re.compile(r"^(\d+)(s|m|h|d)$")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -61,11 +62,11 @@ class Inbox(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Posted)
         self.messages: list[dict[str, Any]] = []
 
-    def told(self, alert: str, site: str, status: str) -> dict[str, Any] | None:
-        """Return the first message's alert of this name, site and status."""
+    def told(self, alert: str, site: str, status: str, since: int = 0) -> dict[str, Any] | None:
+        """Return the alert of this name, site and status from the first message that has it."""
         found = (
             {**each, "receiver": message["receiver"]}
-            for message in list(self.messages)
+            for message in self.messages[since:]
             for each in message["alerts"]
             if (each["labels"]["alertname"], each["labels"].get("site"), each["status"])
             == (alert, site, status)
@@ -195,6 +196,10 @@ def test_a_drop_reaches_the_webhook_an_outage_holds_it_back_and_all_resolves(cha
     failing = arrives(lambda: chain.inbox.told("CryptolootEndpointFailing", SITE, "firing"))
     assert failing["labels"]["endpoint"].startswith("/")
     assert until(lambda: chain.inhibited("CryptolootHashrateDrop", SITE), PATIENCE)
+    count = len(chain.inbox.messages)
+    time.sleep(QUIET)
+    assert chain.inhibited("CryptolootHashrateDrop", SITE)
+    assert chain.inbox.told("CryptolootHashrateDrop", SITE, "firing", count) is None
 
     del site.incidents[:]
     arrives(lambda: chain.inbox.told("CryptolootEndpointFailing", SITE, "resolved"))
