@@ -320,6 +320,6 @@ def _json_exporter() -> str:
 
 
 def _reason(said: str) -> str:
-    """Return what matters of the first line that is no progress: the end, after the modules' names."""
+    """Return why Go did not, from the end of the first line that is no progress."""
     lines = (line for line in said.splitlines() if not line.startswith("go: downloading"))
-    return ": ".join(next(lines, "go install failed").split(": ")[-2:])
+    return f"go install: {next(lines, 'it failed').rpartition(': ')[2]}"
