@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench import peers
 from bench.load import BadLoad, memory_in, requests_per_second
 from bench.peers import families
 from bench.report import Group, Ratio, Row, Spread, Target, document, figures, number, targets
@@ -123,3 +124,10 @@ def test_the_page_has_machine_command_verdicts_and_figures() -> None:
     assert "| them    | ms   | 1   | 2      | 3   | ours ÷ theirs: 0.6 (0.5 to 0.7) |\n" in page
     assert "\nSecond:\n" in page
     assert "| a\\|b    | ms   |" in page
+
+
+def test_a_missing_peers_reason_names_no_address() -> None:
+    """What Go says is cut to its end: where it looked is nobody's business."""
+    said = "go: downloading a v1\ngo: a@v1: reading https://example.org/a/@v/list: 403 Forbidden\n\tmore"
+
+    assert peers._reason(said) == "go install: 403 Forbidden"
