@@ -6,8 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
-import structlog
-
 from exporter.auth import Verdict
 from exporter.exposition import Format, accepts_gzip, negotiate
 from exporter.pages import Page
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from exporter.snapshot import Now
 
     _Handler = Callable[[Any, Mapping[bytes, bytes]], Awaitable["Response"]]  # of ASGI's scope, of headers
-
-log = structlog.get_logger()
 
 HEADER_LENGTH = 1024  # an Accept header longer than this is no scraper's
 PLAIN = b"text/plain; charset=utf-8"
@@ -128,13 +124,14 @@ class Web:
 
     async def catch_up(self) -> None:
         """Render the sites that have changed until now; between two steps others have their turn."""
-        now, pages = self._hooks.now, self._pages
         # What was begun before may be old when it is done: it is finished first, and then all are looked at.
-        goal = pages.done + pages.in_work
-        while pages.done < goal and pages.step(now()):  # noqa: ASYNC110 - it waits for nothing: it works
-            await asyncio.sleep(0)
-        goal = pages.done + pages.backlog(now())
-        while pages.done < goal and pages.step(now()):  # noqa: ASYNC110 - it waits for nothing: it works
+        await self._render(int(self._pages.in_work))
+        await self._render(self._pages.backlog(self._hooks.now()))
+
+    async def _render(self, sites: int) -> None:
+        pages = self._pages
+        goal = pages.done + sites
+        while pages.done < goal and pages.step(self._hooks.now()):  # noqa: ASYNC110 - it does not wait: it works
             await asyncio.sleep(0)
 
     async def _answer(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
