@@ -12,8 +12,10 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from socketserver import BaseServer
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import exporter
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 T = TypeVar("T")
+S = TypeVar("S", bound=BaseServer)
 
 DEADLINE = 10.0  # seconds that anything may take before its test fails
 SOON = 2.0  # seconds the contract gives a process to end, and the demo to come alive
@@ -96,6 +99,19 @@ def exporting(
 ) -> contextlib.AbstractContextManager[Program]:
     command = (sys.executable, "-m", "exporter", *arguments)
     return started(directory, *command, environ=environ, **options)
+
+
+@contextlib.contextmanager
+def answering(server: S) -> Iterator[S]:
+    """Let a server of this process answer from a thread."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def free_port() -> int:

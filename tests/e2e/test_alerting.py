@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +20,7 @@ import yaml
 from exporter.simulator import HOUR, Incident
 from tests.alerting import ALERTS, RULES
 from tests.conftest import required
-from tests.e2e.programs import ask, free_port, inline, ready, running, started, until, write_config
+from tests.e2e.programs import answering, ask, free_port, inline, ready, running, started, until, write_config
 from tests.e2e.test_guarded import simulated
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     directory = tmp_path_factory.mktemp("alerts")
     quick = {"interval": "1s", "stale_after": "5s"}
     with contextlib.ExitStack() as stack:
-        inbox = stack.enter_context(posted())
+        inbox = stack.enter_context(answering(Inbox()))
         api = stack.enter_context(simulated(SITE, OTHER))
         begin = time.time() // HOUR * HOUR - 5 * HOUR
         api.world.sites[SITE].incidents.append(Incident("drop", begin, 12 * HOUR, factor=0.2))
@@ -117,18 +116,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         alertmanager = stack.enter_context(routing(directory, inbox.server_port))
         stack.enter_context(ruling(directory, exporter, alertmanager))
         yield Chain(api.world, inbox, alertmanager)
-
-
-@contextlib.contextmanager
-def posted() -> Iterator[Inbox]:
-    with Inbox() as inbox:
-        thread = threading.Thread(target=inbox.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield inbox
-        finally:
-            inbox.shutdown()
-            thread.join()
 
 
 @contextlib.contextmanager

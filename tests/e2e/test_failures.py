@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.model import Endpoint, Reason
 from tests.conftest import REPOSITORY
+from tests.e2e.programs import answering
 
 if TYPE_CHECKING:
     import io
@@ -108,15 +109,11 @@ class Handler(socketserver.StreamRequestHandler):
 
 @contextlib.contextmanager
 def serving() -> Iterator[Api]:
-    with Api() as api:
-        thread = threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
+    with answering(Api()) as api:
         try:
             yield api
         finally:
             api.over.set()
-            api.shutdown()
-            thread.join()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +20,7 @@ from tests.e2e.programs import (
     FAMILIES,
     Program,
     alive,
+    answering,
     ask,
     exporting,
     free_port,
@@ -122,18 +122,6 @@ class Recording(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@contextlib.contextmanager
-def recording() -> Iterator[Recorder]:
-    with Recorder() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 # ------------------------------------------------------------------------------------------------- Prometheus
 
 
@@ -183,7 +171,7 @@ def test_prometheus_takes_everything_for_a_minute(tmp_path: Path) -> None:
 
 def test_prometheus_gets_openmetrics(tmp_path: Path, demo: int) -> None:
     """The Accept header that this Prometheus sends is answered with OpenMetrics."""
-    with recording() as recorder, scraping(tmp_path, recorder.server_address[1]):
+    with answering(Recorder()) as recorder, scraping(tmp_path, recorder.server_address[1]):
         assert until(lambda: recorder.accepts)
     answer = ask(demo, "/metrics", Accept=recorder.accepts[0])
 
