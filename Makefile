@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DEBIAN := prometheus prometheus-alertmanager curl openssl
+DEBIAN := prometheus prometheus-alertmanager curl openssl chromium
 BENCH_DEBIAN := nginx-light prometheus-pushgateway prometheus-node-exporter wrk
 
 # Install what is missing of these packages, where apt is there.
@@ -14,10 +14,10 @@ elif ! command -v apt-get >/dev/null; then echo "$@: no apt-get here; install by
 else apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
 endef
 
-.PHONY: help demo test test-all check audit format tools pint bench bench-tools clean
+.PHONY: help demo test test-all check audit format dashboards tools pint dashboard-linter bench bench-tools clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +58,9 @@ format: $(STAMP) ## write code the way check wants it
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+dashboards: $(STAMP) ## write the Grafana dashboards anew from their code
+	$(BIN)/python -m dashboards
+
 tools: ## what the end-to-end tests need, from Debian, where it is missing and apt is there
 	@$(call from-debian,$(DEBIAN))
 
@@ -66,6 +69,12 @@ pint: ## lint the alert rules, where go is there and its proxy hands out pint
 	elif ! report=$$(GOBIN=$(CURDIR)/$(VENV)-tools/bin timeout 600 go install github.com/cloudflare/pint/cmd/pint@latest 2>&1); \
 	then echo "$$report" | tail -2; echo "pint: the Go proxy did not hand it out, so nothing was linted"; \
 	else $(VENV)-tools/bin/pint --offline --config alerts/pint.hcl lint alerts/cryptoloot.rules.yml; fi
+
+dashboard-linter: ## lint the dashboards, where go is there and its proxy hands out dashboard-linter
+	@if ! command -v go >/dev/null; then echo "$@: no go here, so nothing was linted"; \
+	elif ! report=$$(GOBIN=$(CURDIR)/$(VENV)-tools/bin timeout 600 go install github.com/grafana/$@@latest 2>&1); \
+	then echo "$$report" | tail -2; echo "$@: the Go proxy did not hand it out, so nothing was linted"; \
+	else for file in dashboards/*.json; do $(VENV)-tools/bin/$@ lint --strict --config dashboards/.lint $$file || exit 1; done; fi
 
 bench: $(STAMP) ## side by side with peers, in 15 minutes: docs/benchmarks.md
 	$(BIN)/python -m bench

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import http.client
@@ -19,7 +20,10 @@ from socketserver import BaseServer
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import exporter
+from exporter import simulator
 from exporter.metrics import SITE_METRICS
+from exporter.server import Server, address_of, listen
+from exporter.simulator import World
 from tests.conftest import required
 
 if TYPE_CHECKING:
@@ -112,6 +116,38 @@ def answering(server: S) -> Iterator[S]:
         finally:
             server.shutdown()
             thread.join()
+
+
+class Simulated(NamedTuple):
+    """A simulator in this process."""
+
+    world: World
+    port: int
+
+
+@contextlib.contextmanager
+def simulated(*sites: str) -> Iterator[Simulated]:
+    """Serve a world of these sites."""
+    world = World(clock=time.time)
+    for site in sites:
+        world.add(site, f"secret-of-{site}", users=20)
+    with serving(world) as api:
+        yield api
+
+
+@contextlib.contextmanager
+def serving(world: World) -> Iterator[Simulated]:
+    """Serve a simulated API from a thread of this process, so that its log of requests can be read."""
+    (listening,) = listen(["127.0.0.1:0"])
+    server = Server(simulator.app(world))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+    thread.start()
+    try:
+        yield Simulated(world, int(address_of(listening).rpartition(":")[2]))
+    finally:
+        server.stop()
+        thread.join(DEADLINE)
+        listening.close()
 
 
 def free_port() -> int:

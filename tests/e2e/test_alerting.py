@@ -20,8 +20,18 @@ import yaml
 from exporter.simulator import HOUR, Incident
 from tests.alerting import ALERTS, RULES
 from tests.conftest import required
-from tests.e2e.programs import answering, ask, free_port, inline, ready, running, started, until, write_config
-from tests.e2e.test_guarded import simulated
+from tests.e2e.programs import (
+    answering,
+    ask,
+    free_port,
+    inline,
+    ready,
+    running,
+    simulated,
+    started,
+    until,
+    write_config,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import itertools
@@ -20,8 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import bcrypt
 import pytest
 
-from exporter import simulator
-from exporter.server import Server, address_of, listen
 from tests.e2e.programs import (
     DEADLINE,
     Answer,
@@ -36,6 +33,7 @@ from tests.e2e.programs import (
     inline,
     replaced,
     running,
+    simulated,
     trusting,
     until,
     write_config,
@@ -318,31 +316,6 @@ def test_sighup_takes_the_web_config_too(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- reloads
-
-
-class Simulated(NamedTuple):
-    """A simulator in this process."""
-
-    world: simulator.World
-    port: int
-
-
-@contextlib.contextmanager
-def simulated(*sites: str) -> Iterator[Simulated]:
-    """Serve a simulated API from a thread of this process, so that its log of requests can be read."""
-    world = simulator.World(clock=time.time)
-    for site in sites:
-        world.add(site, f"secret-of-{site}", users=20)
-    (listening,) = listen(["127.0.0.1:0"])
-    server = Server(simulator.app(world))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
-    thread.start()
-    try:
-        yield Simulated(world, int(address_of(listening).rpartition(":")[2]))
-    finally:
-        server.stop()
-        thread.join(DEADLINE)
-        listening.close()
 
 
 def test_reloads_disturb_neither_scrapes_nor_polls(tmp_path: Path) -> None:

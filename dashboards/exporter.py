@@ -1,0 +1,277 @@
+"""The exporter itself: are its polls on time, what fails and why, what does it cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dashboards import panels, promql
+from dashboards.panels import BAD, GOOD, MAIN, WARNING
+from dashboards.promql import one, sites
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+WHO = "{{instance}}"
+RATE = "[$__rate_interval]"
+
+
+def dashboard() -> Dashboard:
+    """Return the dashboard."""
+    found = panels.board(
+        "cryptoloot-exporter",
+        "Crypto-Loot / Exporter",
+        "cryptoloot-exporter itself: polls, failures, lateness, what its pages hold, what it costs.",
+        panels.targets(),
+        [panels.ALERTS, panels.RESTARTS],
+    )
+    for title, content in (
+        ("", _figures()),
+        ("Polls", _polls()),
+        ("Freshness", _freshness()),
+        ("Process", _process()),
+    ):
+        if title:
+            found.with_row(panels.row(title))
+        for panel in content:
+            found.with_panel(panel)
+    return found
+
+
+def _figures() -> list[panels.Panel]:
+    failed = f"sum(increase({sites('cryptoloot_poll_failures_total')}[1h]))"
+    return [
+        panels.number(
+            "Exporters",
+            "Targets that Prometheus scrapes now, and those it cannot reach: exporters, and with /probe the "
+            "sites as well. Worry when any is down.",
+            panels.now(f"sum({one('up')})", "up"),
+            panels.now(f"count({one('up')} == 0) or vector(0)", "down"),
+            decimals=0,
+            empty="none known",
+            overrides=[("up", panels.fixed(GOOD)), ("down", panels.alarming(BAD))],
+        ),
+        panels.number(
+            "Failed polls",
+            "Share of all polls that failed within an hour. A few happen; worry above a tenth.",
+            panels.now(f"{failed} / sum(increase({sites('cryptoloot_polls_total')}[1h]))"),
+            unit="percentunit",
+            decimals=1,
+            thresholds=panels.steps(GOOD, (0.02, WARNING), (0.1, BAD)),
+        ),
+        panels.number(
+            "Overdue",
+            "How long ago the poll that is most overdue was due. Polls begin within milliseconds: worry "
+            "above a second or two, unless the API is slow.",
+            panels.now(
+                f"clamp_min(max(timestamp({sites('cryptoloot_next_poll_timestamp_seconds')})"
+                f" - {sites('cryptoloot_next_poll_timestamp_seconds')}), 0)"
+            ),
+            unit="s",
+            decimals=1,
+            thresholds=panels.steps(GOOD, (5, WARNING), (60, BAD)),
+        ),
+        panels.number(
+            "Config",
+            "Whether the last reload took the config. Refused: the exporter goes on with the old one, and a "
+            "restart would fail.",
+            panels.now(f"min({one('cryptoloot_exporter_config_last_reload_successful')})"),
+            unit="none",
+            states={1: ("taken", GOOD), 0: ("refused", BAD)},
+        ),
+        panels.number(
+            "Crashes",
+            "Poll loops that crashed and were restarted within a day. Each is a bug: the log has its place.",
+            panels.now(f"sum(increase({one('cryptoloot_exporter_loop_restarts_total')}[1d]))"),
+            decimals=0,
+            thresholds=panels.steps(GOOD, (1, BAD)),
+        ),
+        panels.number(
+            "Up since",
+            "How long the exporter that was started last has been running.",
+            panels.now(f"time() - max({one('process_start_time_seconds')})"),
+            unit="s",
+            decimals=1,
+        ),
+    ]
+
+
+def _polls() -> list[panels.Panel]:
+    duration = "cryptoloot_poll_duration_seconds_bucket"
+    by = "sum by (le, endpoint)"
+    delay = f"sum by (le) (rate({one('cryptoloot_poll_delay_seconds_bucket')}{RATE}))"
+    return [
+        panels.graph(
+            "Polls per minute",
+            "Polls of each endpoint, failed ones included. It falls while polls back off after failures.",
+            panels.over_time(
+                f"60 * sum by (endpoint) (rate({sites('cryptoloot_polls_total')}{RATE}))", "{{endpoint}}"
+            ),
+            decimals=1,
+            interval="20m",
+        ),
+        panels.bars(
+            "Failures per minute, by reason",
+            "Polls that failed, each under one reason. docs/runbook.md says what each means.",
+            panels.over_time(
+                f"60 * sum by (reason) (rate({sites('cryptoloot_poll_failures_total')}{RATE})) > 0",
+                "{{reason}}",
+            ),
+            decimals=2,
+            interval="5m",
+            empty="No poll failed in this time range",
+        ),
+        panels.graph(
+            "How long polls take",
+            "Half of all polls of an endpoint are done within the solid line, 99 of 100 within the dashed "
+            "one. Worry when it nears the timeout, ten seconds unless set otherwise.",
+            *(
+                panels.over_time(
+                    f"histogram_quantile({quantile}, {by} (rate({one(duration)}{RATE})))",
+                    f"{{{{endpoint}}}} {name}",
+                )
+                for quantile, name in ((0.5, "half"), (0.99, "99 %"))
+            ),
+            unit="s",
+        ),
+        panels.graph(
+            "How late polls begin",
+            "How long after being due polls begin. It is the exporter's own doing: worry above a second.",
+            *(
+                panels.over_time(f"histogram_quantile({quantile}, {delay})", name)
+                for quantile, name in ((0.5, "half"), (0.99, "99 %"))
+            ),
+            unit="s",
+            overrides=[("half", panels.fixed(MAIN)), ("99 %", panels.fixed(WARNING))],
+        ),
+    ]
+
+
+def _freshness() -> list[panels.Panel]:
+    succeeding = f"sum by (endpoint) ({promql.POLLED}) / count by (endpoint) ({promql.POLLED})"
+    failing = f"{promql.POLLED} == 0"
+    never = f"({failing}) - 1"
+    return [
+        panels.timeline(
+            "State of the endpoints",
+            "Whether the last polls of an endpoint succeeded: those of all sites, of some, or of none. None "
+            "over all endpoints: the API or the way to it is down.",
+            panels.over_time(f"floor({succeeding}) + ceil({succeeding})", "{{endpoint}}"),
+            states={2: ("all answer", GOOD), 1: ("some fail", WARNING), 0: ("none answers", BAD)},
+            width=14,
+        ),
+        panels.grid(
+            "Failing now",
+            "Endpoints whose last poll failed, with the age of their newest good answer; never, where there "
+            "has been none since the exporter started.",
+            panels.rows(
+                f"{promql.KNOWN_AGE} and on (site, endpoint) {failing}\nor on (site, endpoint) {never}"
+            ),
+            columns={"site": "Site", "endpoint": "Endpoint", "Value": "Last answer"},
+            sort="-Last answer",
+            width=10,
+            height=6,
+            empty="All endpoints answer",
+            overrides=[
+                ("Site", panels.leading("Open this site", panels.TO_SITE)),
+                (
+                    "Last answer",
+                    {"unit": "s", "decimals": 1, "mappings": panels.words({-1: ("never", BAD)})},
+                ),
+            ],
+        ),
+        panels.graph(
+            "Data age against interval",
+            "The oldest that any good answer of an endpoint got, in polling intervals: a bit more than one "
+            "is as it should be. Worry above the dashed line at 3; at 5, unless set otherwise, values leave "
+            "the page.",
+            panels.over_time(
+                promql.peak(f"max by (endpoint) ({promql.RELATIVE_AGE})"),
+                "{{endpoint}}",
+            ),
+            unit="none",
+            decimals=1,
+            limit=3,
+        ),
+        panels.bars(
+            "Held back and rejected",
+            "Entries of answers that could not be read while the rest could, and answers whose fall the "
+            "guard held back. Odd user names and wavering totals are the usual causes.",
+            panels.over_time(
+                f"sum by (endpoint) (increase({sites('cryptoloot_rejected_entries_total')}{RATE})) > 0",
+                "{{endpoint}} rejected",
+            ),
+            panels.over_time(
+                f"sum(increase({sites('cryptoloot_user_regressions_total')}{RATE})) > 0", "held back"
+            ),
+            decimals=1,
+            interval="5m",
+            empty="Nothing was rejected or held back in this time range",
+        ),
+    ]
+
+
+def _process() -> list[panels.Panel]:
+    what = "version, revision, python_version"
+    taken = "cryptoloot_exporter_config_last_reload_success_timestamp_seconds"
+    return [
+        panels.graph(
+            "CPU",
+            "Share of one core that each exporter uses. Worry when it nears one core: polls will be late.",
+            panels.over_time(f"rate({one('process_cpu_seconds_total')}{RATE})", WHO),
+            unit="percentunit",
+            decimals=2,
+            width=8,
+        ),
+        panels.graph(
+            "Memory",
+            "Resident memory of each exporter. It follows the size of the pages; worry when it grows and "
+            "they do not.",
+            panels.over_time(one("process_resident_memory_bytes"), WHO),
+            unit="bytes",
+            width=8,
+        ),
+        panels.graph(
+            "Open files",
+            "Open files and sockets of each exporter, as a share of what it may open. Worry above 80 %.",
+            panels.over_time(f"{one('process_open_fds')} / {one('process_max_fds')}", WHO),
+            unit="percentunit",
+            decimals=1,
+            width=8,
+            limit=0.8,
+        ),
+        panels.graph(
+            "Series",
+            "Series on the last full page. With /probe, the pages of the sites are not in it.",
+            panels.over_time(one("cryptoloot_exporter_series"), WHO),
+            decimals=0,
+            width=6,
+        ),
+        panels.graph(
+            "Page size",
+            "Size of the last full page as uncompressed text.",
+            panels.over_time(one("cryptoloot_exporter_page_bytes"), WHO),
+            unit="bytes",
+            width=6,
+        ),
+        panels.grid(
+            "Versions",
+            "What runs where. Worry about versions that differ for longer than an upgrade takes.",
+            panels.rows(f"max by (instance, {what}) ({one('cryptoloot_exporter_build_info')})"),
+            panels.rows(f"time() - max by (instance) ({one(taken)})"),
+            columns={
+                "instance": "Instance",
+                "version": "Version",
+                "revision": "Revision",
+                "python_version": "Python",
+                "Value #B": "Config taken",
+            },
+            width=12,
+            empty="-",
+            overrides=[
+                ("Version", {"custom.width": 75}),
+                ("Revision", {"custom.width": 90}),
+                ("Python", {"custom.width": 75}),
+                ("Config taken", {"unit": "s", "decimals": 1, "custom.width": 110}),
+            ],
+        ),
+    ]

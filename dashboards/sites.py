@@ -1,0 +1,293 @@
+"""The overview: is mining healthy, which site is not, what does it earn, is the data fresh."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dashboards import panels, promql
+from dashboards.panels import BAD, GOOD, MAIN, UNKNOWN, WARNING
+from dashboards.promql import each, largest, with_currency
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+COINS = 4  # decimals: earnings of a small site are thousandths of a coin
+
+
+def dashboard() -> Dashboard:
+    """Return the dashboard."""
+    found = panels.board(
+        "cryptoloot-sites",
+        "Crypto-Loot / Sites",
+        "All sites at a glance: is mining healthy, which site is not, what is earned, is the data fresh.",
+        [*panels.targets(), panels.choice("top", "Lines", 5, 10, 25, 50)],
+        [panels.ALERTS, panels.RESTARTS],
+    )
+    for panel in (*_health(), *_figures(), _sites()):
+        found.with_panel(panel)
+    found.with_row(panels.row("Over time"))
+    for panel in _hashrate():
+        found.with_panel(panel)
+    found.with_row(panels.row("Money"))
+    for panel in _money():
+        found.with_panel(panel)
+    return found
+
+
+def _health() -> list[panels.Panel]:
+    states = [
+        panels.now(f"count(({promql.STATE}) == 3) or vector(0)", "mining"),
+        panels.now(f"count(({promql.STATE}) == 2) or vector(0)", "low"),
+        panels.now(f"count(({promql.STATE}) == 1) or vector(0)", "nothing mined"),
+        panels.now(f"count(({promql.STATE}) < 1) or vector(0)", "no data"),
+    ]
+    firing = f'count({promql.FIRING[:-1]}, severity="%s"}}) or 0 * group(cryptoloot:links:info)'
+    return [
+        panels.number(
+            "Sites",
+            "How many sites mine, by what their newest settled hour says. Low: below the line that the "
+            "alerts judge by. No data: no settled hour is known, or no exporter is scraped. Worry when "
+            "anything but mining is coloured.",
+            *states,
+            width=10,
+            decimals=0,
+            overrides=[
+                ("mining", panels.alarming(GOOD)),
+                ("low", panels.alarming(WARNING)),
+                ("nothing mined", panels.alarming(BAD)),
+                ("no data", panels.alarming(UNKNOWN)),
+            ],
+        ),
+        panels.number(
+            "Firing alerts",
+            "Alerts of alerts/cryptoloot.rules.yml that fire now, by severity. Critical ones page somebody. "
+            "Without a number, Prometheus has not loaded the rules.",
+            *(panels.now(firing % severity, severity) for severity in ("critical", "warning", "info")),
+            width=7,
+            decimals=0,
+            empty="rules not loaded",
+            overrides=[
+                ("critical", panels.alarming(BAD)),
+                ("warning", panels.alarming(WARNING)),
+                ("info", panels.alarming(MAIN)),
+            ],
+        ),
+        panels.number(
+            "Freshness",
+            "Late: endpoints whose last good answer is older than three polling intervals. Oldest: the age "
+            "of the oldest good answer. Worry when any is late: values leave the page after five intervals.",
+            panels.now(f"count({promql.LATE}) or 0 * group({each('cryptoloot_site_info')})", "late"),
+            panels.now(f"max({promql.KNOWN_AGE})", "oldest"),
+            width=7,
+            decimals=0,
+            empty="nothing is scraped",
+            overrides=[
+                ("late", {**panels.alarming(BAD), "noValue": "?"}),
+                ("oldest", {"unit": "s", "decimals": 1}),
+            ],
+        ),
+    ]
+
+
+def _figures() -> list[panels.Panel]:
+    return [
+        panels.number(
+            "Hashrate",
+            "Sum of all sites' newest settled hours. An hour is settled a quarter of an hour after its end.",
+            panels.now(f"sum({promql.HASHRATE})"),
+            unit="Hs",
+            decimals=1,
+            width=8,
+        ),
+        panels.number(
+            "Of the usual",
+            "Hashrate of the newest settled hours, as a share of what these hours usually bring: the median "
+            "of the same hour on the earlier days of the week. Sites without a median are left out. Half of "
+            "it may be a quiet weekend: whether it is bad is what the states say.",
+            panels.now(
+                f"sum({promql.HASHRATE} and on (site) {promql.BASELINE})"
+                f" / sum({promql.BASELINE} and on (site) {promql.HASHRATE})"
+            ),
+            unit="percentunit",
+            decimals=0,
+            width=8,
+        ),
+        panels.number(
+            "Earnings per day",
+            "What the newest settled hours would earn if they lasted for a day, at today's payout; by "
+            "currency.",
+            panels.now(promql.by_currency(promql.EARNINGS), "{{currency}}"),
+            decimals=COINS,
+            named=True,
+            width=8,
+        ),
+        panels.number(
+            "Owed to users",
+            "Balances that users have not withdrawn yet: of all users where the exporter walks /user/list, "
+            "else of the top users alone, as the names say; by currency.",
+            panels.now(promql.by_currency(promql.OWED_TO_ALL), "{{currency}}, all users"),
+            panels.now(promql.by_currency(promql.OWED_TO_TOP), "{{currency}}, top users"),
+            decimals=COINS,
+            named=True,
+            width=8,
+        ),
+        panels.number(
+            "Per million hashes",
+            "Coins that a million hashes earn now, by currency. It falls when the difficulty rises.",
+            panels.now(f"max by (currency) ({with_currency(promql.PER_MILLION)})", "{{currency}}"),
+            decimals=8,
+            named=True,
+            width=8,
+        ),
+        panels.number(
+            "Difficulty",
+            "Difficulty of the network, by currency. Payouts per hash move the other way.",
+            panels.now(
+                f"max by (currency) ({with_currency(each('cryptoloot_network_difficulty'))})", "{{currency}}"
+            ),
+            decimals=2,
+            named=True,
+            width=8,
+        ),
+    ]
+
+
+def _sites() -> panels.Panel:
+    return panels.grid(
+        "All sites",
+        "One row for each site, the worst first; a click on a name leads to the site. State is what the "
+        "newest settled hour says. Worry about every state that is not mining, and about ages of more than "
+        "five intervals.",
+        panels.rows(promql.STATE),
+        panels.rows(promql.HASHRATE),
+        panels.rows(f"{promql.HASHRATE} / on (site) {promql.BASELINE}"),
+        panels.rows(promql.EARNINGS),
+        panels.rows(promql.OWED),
+        panels.rows(f"max by (site) ({promql.KNOWN_AGE})"),
+        panels.rows(f"count by (site) ({promql.FIRING})"),
+        panels.rows(promql.CURRENCY),
+        columns={
+            "site": "Site",
+            "Value #A": "State",
+            "Value #B": "Hashrate",
+            "Value #C": "Of the usual",
+            "Value #D": "Earnings/day",
+            "Value #E": "Owed",
+            "currency": "Coin",
+            "Value #F": "Oldest",
+            "Value #G": "Alerts",
+        },
+        sort="State",
+        width=24,
+        height=8,
+        empty="-",
+        overrides=[
+            ("Site", {**panels.leading("Open this site", panels.TO_SITE), "custom.minWidth": 90}),
+            ("State", panels.state_cell(panels.SITE_STATES)),
+            ("Hashrate", {**panels.gauge_cell(), "unit": "Hs", "decimals": 1, "custom.minWidth": 125}),
+            (
+                "Of the usual",
+                {
+                    "unit": "percentunit",
+                    "decimals": 0,
+                    "max": 1.5,
+                    "custom.minWidth": 125,
+                    **panels.gauge_cell(),
+                },
+            ),
+            ("Earnings/day", {"decimals": COINS, "custom.width": 105}),
+            ("Owed", {"decimals": COINS, "custom.width": 90}),
+            ("Coin", {"custom.width": 60}),
+            ("Oldest", {"unit": "s", "decimals": 1, "custom.width": 95}),
+            (
+                "Alerts",
+                {
+                    **panels.alarming(BAD),
+                    "decimals": 0,
+                    "custom.width": 80,
+                    "custom.cellOptions": {"type": "color-text"},
+                },
+            ),
+        ],
+    )
+
+
+def _hashrate() -> list[panels.Panel]:
+    size = "cryptoloot_hashrate_hashes_per_second"
+    return [
+        panels.timeline(
+            "State of each site",
+            "What the newest settled hour said at each time. Nights and weekends are no drops where the "
+            "baseline knows them. Worry about what is not mining and lasts.",
+            panels.over_time(promql.STATE, "{{site}}"),
+            states=panels.SITE_STATES,
+            width=14,
+            height=8,
+        ),
+        panels.grid(
+            "Alerts now",
+            "What fires now, and for which site. The runbook says what to do.",
+            panels.rows(promql.BY_SEVERITY),
+            columns={"Value": "Severity", "site": "Site", "alertname": "Alert"},
+            sort="-Severity",
+            width=10,
+            empty="No alert fires",
+            overrides=[
+                ("Severity", panels.state_cell(panels.SEVERITIES)),
+                ("Site", {**panels.leading("Open this site", panels.TO_SITE), "custom.width": 90}),
+                ("Alert", panels.leading("Open the runbook", panels.TO_RUNBOOK)),
+            ],
+        ),
+        panels.graph(
+            "Hashrate by site",
+            "Hashrate of the newest settled hour, of the sites that have most of it; a step each hour.",
+            panels.over_time(largest(promql.HASHRATE, size), "{{site}}"),
+            unit="Hs",
+            hourly=True,
+        ),
+        panels.graph(
+            "Hashrate against its drop line",
+            "Hashrate of the newest settled hour as a share of the line that the alerts judge by, which "
+            "knows nights and weekends; of the same sites. Worry below the dashed line at 100 %.",
+            panels.over_time(largest(f"{promql.HASHRATE} / on (site) {promql.DROP}", size), "{{site}}"),
+            unit="percentunit",
+            decimals=0,
+            hourly=True,
+            limit=1,
+        ),
+    ]
+
+
+def _money() -> list[panels.Panel]:
+    return [
+        panels.graph(
+            "Earnings per day over time",
+            "What the settled hour of each time would have earned if it had lasted for a day, by currency.",
+            panels.over_time(promql.by_currency(promql.EARNINGS), "{{currency}}"),
+            decimals=COINS,
+            hourly=True,
+        ),
+        panels.graph(
+            "Owed to users over time",
+            "Balances that users have not withdrawn yet, by currency: of all users where the exporter walks "
+            "/user/list, else of the top users. It falls when users withdraw.",
+            panels.over_time(promql.by_currency(promql.OWED), "{{currency}}"),
+            decimals=COINS,
+        ),
+        panels.graph(
+            "Coins per million hashes",
+            "What a million hashes earn, by currency. A jump tenfold means that the API has changed a unit.",
+            panels.over_time(f"max by (currency) ({with_currency(promql.PER_MILLION)})", "{{currency}}"),
+            decimals=8,
+            zero=False,
+        ),
+        panels.graph(
+            "Network difficulty",
+            "Difficulty of the network, by currency. Payouts per hash move the other way.",
+            panels.over_time(
+                f"max by (currency) ({with_currency(each('cryptoloot_network_difficulty'))})", "{{currency}}"
+            ),
+            decimals=2,
+            zero=False,
+        ),
+    ]
