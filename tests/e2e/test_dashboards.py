@@ -98,7 +98,7 @@ def query(board: str, title: str, letter: str = "A") -> Query:
 def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Play a week; wait until the exporter was scraped and the rules were evaluated."""
     with staged(tmp_path_factory.mktemp(request.param), SCENES[request.param]) as found:
-        assert until(lambda: found.query("cryptoloot_user_balance_coins and on () (time() > 0)"), DEADLINE)
+        assert until(lambda: found.query("up == 1"), DEADLINE)
         assert until(
             lambda: found.query("site:cryptoloot_hashrate_hashes_per_second:drop_below"), 2 * DEADLINE
         )
