@@ -52,6 +52,10 @@ UNASKED = {
 }
 
 
+# Where each site has a panel of its own.
+YOUNG = {("cryptoloot-site", "Hashrate of forum", ""): "it has too few days for a baseline and a line"}
+
+
 class Query(NamedTuple):
     """A panel's query: where it stands, and whether it is asked for one moment or for a range."""
 
@@ -98,7 +102,7 @@ def query(board: str, title: str, letter: str = "A") -> Query:
 def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Play a week; wait until the exporter was scraped and the rules were evaluated."""
     with staged(tmp_path_factory.mktemp(request.param), SCENES[request.param]) as found:
-        assert until(lambda: found.query("up == 1"), DEADLINE)
+        assert until(lambda: found.query("up{job='cryptoloot'} == 1"), DEADLINE)
         assert until(
             lambda: found.query("site:cryptoloot_hashrate_hashes_per_second:drop_below"), 2 * DEADLINE
         )
@@ -212,7 +216,7 @@ def preview(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("board", BOARDS)
 def test_the_dashboards_can_be_drawn(stage: Stage, preview: Path, board: str) -> None:
     """Grafana's own components draw every panel, without an error, with data in all but those named above."""
-    may_be = UNASKED if stage.scene is INCIDENTS else {**UNASKED, **WELL}
+    may_be = [*UNASKED, *YOUNG, *(() if stage.scene is INCIDENTS else WELL)]
     command = [
         *("node", "preview.mjs", "--out", f"{board}.png", "--dashboard", str(HERE / f"{board}.json")),
         *("--prometheus", f"http://127.0.0.1:{stage.prometheus}", "--scrape-interval", "2m"),
