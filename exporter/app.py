@@ -1,4 +1,4 @@
-"""The composition root: config -> running parts; start, reload, stop, once.
+"""The composition root: config -> running parts; start, reload, stop, once, histories.
 
 Here, and nowhere else, the parts get the clocks, chance and the network.
 """
@@ -9,7 +9,7 @@ import asyncio
 import os
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -21,6 +21,7 @@ from exporter.exposition import Format
 from exporter.guard import Guard
 from exporter.health import HealthSocket
 from exporter.metrics import ExporterMetrics, subject
+from exporter.model import Endpoint
 from exporter.pages import Pages
 from exporter.poller import Clock, Poller
 from exporter.schema import Problem
@@ -29,13 +30,15 @@ from exporter.snapshot import Now, Store
 from exporter.web import Hooks, Web
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
     from pathlib import Path
 
     import httpx
 
     from exporter.config import Config
     from exporter.guard import Staged
+    from exporter.metrics import Subject
+    from exporter.snapshot import Snapshot
 
 logger = structlog.get_logger()
 
@@ -293,3 +296,21 @@ async def once(
         await client.close()
     pages = Pages(store, own, [subject(config, site) for site in config.sites])
     return Once(pages.edition(clock.now()).page(Format.TEXT).body.decode(), failures)
+
+
+async def histories(
+    config: Config,
+    names: Collection[str] = (),
+    clock: Clock = REAL,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> tuple[list[tuple[Subject, Snapshot]], list[tuple[str, str, str, str]]]:
+    """Ask for the history of these sites, or of all; return what is known of each, and what failed."""
+    config = replace(config, sites=tuple(site for site in config.sites if not names or site.name in names))
+    _conceal(config)
+    store, own = Store(), ExporterMetrics(__version__, "unknown")
+    client = _made(config, transport)
+    try:
+        failures = await Poller(store, own, clock, log.conceal).once(config, client, [Endpoint.HISTORY])
+    finally:
+        await client.close()
+    return [(subject(config, site), store[site.name]) for site in config.sites], failures

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import os
 import signal
 import sys
 import time
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
-from exporter import __version__, app, config, log
+from exporter import app, backfill, config, log
 from exporter.config import ConfigError
+from exporter.flags import DEFAULT_CONFIG, parser
 from exporter.health import ask_health
 from exporter.server import AddressError, Server, address_of, listen, raise_open_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    import argparse
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from typing import TextIO
 
     from exporter.simulator import World
 
 FINE, FAILED, MISUSED = 0, 1, 2
-DEFAULT_CONFIG = "config.yaml"
-DEFAULT_ADDRESS = "0.0.0.0:12758"
-DEMO_ADDRESS = "127.0.0.1:12758"
-SIMULATOR_ADDRESS = "127.0.0.1:12759"
 REVISION = "CRYPTOLOOT_EXPORTER_REVISION"  # set by the image's build
-LEVELS = ("debug", "info", "warning", "error")
+PROGRESS = 100_000  # samples between two signs of life
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 fine, 1 failed while working, 2 wrong usage or config."""
-    flags = _parser().parse_args(arguments)
+    flags = parser(COMMANDS).parse_args(arguments)
     log.setup(getattr(flags, "log_level", "error"), getattr(flags, "log_format", None), sys.stderr)
     try:
         code = int(flags.command(flags))
@@ -64,149 +62,6 @@ def _told(name: str, error: ConfigError) -> str:
         return f"{name}: {first.message}"
     noun = "problem" if len(error.problems) == 1 else "problems"
     return "\n".join([f"{name}: {len(error.problems)} {noun}", *(f"  {each}" for each in error.problems)])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cryptoloot-exporter",
-        description="Prometheus exporter for the Crypto-Loot HTTP API.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"cryptoloot-exporter {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    make = partial(commands.add_parser, allow_abbrev=False)
-
-    run = make("run", help="poll the API and serve /metrics")
-    _config_flag(run)
-    _serving_flags(run, DEFAULT_ADDRESS)
-    run.set_defaults(command=_run)
-
-    demo = make("demo", help="the same against the simulator: no account and no network needed")
-    _serving_flags(demo, DEMO_ADDRESS)
-    _world_flags(demo)
-    demo.set_defaults(command=_demo)
-
-    check = make("check", help="read the config and print what it means, or every problem")
-    _config_flag(check)
-    _web_config_flag(check)
-    _log_flags(check, "error")
-    check.add_argument("--online", action="store_true", help="also call each endpoint once")
-    check.set_defaults(command=_check)
-
-    simulate = make("simulate", help="the API simulator alone")
-    simulate.add_argument(
-        "--web.listen-address",
-        dest="address",
-        metavar="HOST:PORT",
-        default=SIMULATOR_ADDRESS,
-        help=f"where to serve (default: {SIMULATOR_ADDRESS})",
-    )
-    _log_flags(simulate)
-    _world_flags(simulate)
-    simulate.add_argument(
-        "--sites",
-        action="append",
-        metavar="NAME=SECRET",
-        type=_named,
-        help="a site and its secret; repeatable",
-    )
-    simulate.add_argument(
-        "--incident",
-        action="append",
-        default=[],
-        metavar="SITE:KIND:START:LENGTH",
-        help="START is relative to now and may be negative: demo:drop:-2h:3h; repeatable",
-    )
-    simulate.set_defaults(command=_simulate)
-
-    health = make("health", help="ask the local process over its health socket; exit code 0 or 1")
-    health.add_argument(
-        "--web.health-socket",
-        dest="health_socket",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="its socket",
-    )
-    health.set_defaults(command=_health)
-    return parser
-
-
-def _config_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config.file",
-        dest="config_file",
-        type=Path,
-        metavar="PATH",
-        help=f"the config; without the flag {DEFAULT_CONFIG} where it exists, else the environment",
-    )
-
-
-def _web_config_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--web.config.file",
-        dest="web_config",
-        type=Path,
-        metavar="PATH",
-        help="TLS, basic authentication and headers, in the format of Prometheus' exporter-toolkit",
-    )
-
-
-def _serving_flags(parser: argparse.ArgumentParser, address: str) -> None:
-    parser.add_argument(
-        "--web.listen-address",
-        dest="addresses",
-        action="append",
-        metavar="HOST:PORT",
-        help=f"where to serve, IPv6 in brackets; repeatable (default: {address})",
-    )
-    parser.set_defaults(default_address=address)
-    _web_config_flag(parser)
-    parser.add_argument(
-        "--web.enable-lifecycle", dest="lifecycle", action="store_true", help="allow POST /-/reload"
-    )
-    parser.add_argument(
-        "--web.health-socket",
-        dest="health_socket",
-        type=Path,
-        metavar="PATH",
-        help="a Unix socket for the health command",
-    )
-    _log_flags(parser)
-
-
-def _world_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=1, help="which simulated world (default: 1)")
-    parser.add_argument("--users", type=_positive, default=100, help="users of each site (default: 100)")
-
-
-def _log_flags(parser: argparse.ArgumentParser, level: str = "info") -> None:
-    parser.add_argument(
-        "--log.level",
-        dest="log_level",
-        choices=LEVELS,
-        default=level,
-        help=f"least level logged (default: {level})",
-    )
-    parser.add_argument(
-        "--log.format",
-        dest="log_format",
-        choices=("console", "json"),
-        help="(default: console on a terminal, else json)",
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
-    return int(text)
-
-
-def _named(text: str) -> tuple[str, str]:
-    name, equals, secret = text.partition("=")
-    if not (name and equals and secret):
-        raise argparse.ArgumentTypeError("expected NAME=SECRET")  # without the text: it may hold a secret
-    return name, secret
 
 
 def _config_name(flags: argparse.Namespace) -> str:
@@ -281,6 +136,66 @@ def _demo(flags: argparse.Namespace) -> int:
 def _misused(problem: str) -> int:
     print(problem, file=sys.stderr)
     return MISUSED
+
+
+def _backfill(flags: argparse.Namespace) -> int:
+    loaded = _load(flags)
+    known = {site.name for site in loaded.sites}
+    for name in flags.site:
+        if name not in known:
+            return _misused(f"--site {name}: the config has no such site; it has {', '.join(sorted(known))}")
+    if flags.gaps and not flags.prometheus:
+        return _misused("--gaps needs --prometheus: it says where the gaps are")
+    if not {"job", "instance"} <= set(flags.label):
+        print(
+            "warning: without --label job=... and --label instance=... these become series of their own, "
+            "beside those that Prometheus scrapes",
+            file=sys.stderr,
+        )
+    now = time.time()
+    try:
+        sources, windows, failures = asyncio.run(_asked(loaded, flags, now))
+    except backfill.Unanswered as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    lines = backfill.written(sources, windows, flags.since, now)
+    if flags.output == "-":
+        samples = _write(lines, sys.stdout)
+    else:
+        with Path(flags.output).open("w", encoding="utf-8") as file:
+            samples = _write(lines, file)
+    print(f"{samples:,} samples of {len(sources)} sites", file=sys.stderr)
+    for site, endpoint, reason, detail in failures:
+        print(f"failed: {site} {endpoint}: {reason}: {detail}", file=sys.stderr)
+    return FAILED if failures else FINE
+
+
+async def _asked(
+    loaded: config.Config, flags: argparse.Namespace, now: float
+) -> tuple[list[backfill.Source], Mapping[str, backfill.Windows], list[tuple[str, str, str, str]]]:
+    """Ask the API for the rows, and Prometheus for what it has."""
+    known, failures = await app.histories(loaded, flags.site)
+    sources = [backfill.source(subject, snapshot, flags.label) for subject, snapshot in known]
+    if not flags.prometheus:
+        return sources, backfill.before(sources, flags.until), failures
+    async with backfill.Prometheus(flags.prometheus) as prometheus:
+        windows, end = await backfill.missing(sources, prometheus, flags.since, now, gaps=flags.gaps)
+    print(
+        f"nothing from {datetime.fromtimestamp(end, UTC):%Y-%m-%dT%H:%M:%SZ} on: what Prometheus has in its "
+        "head since then must not be overlapped; run this again when it has made a block of it",
+        file=sys.stderr,
+    )
+    return sources, windows, failures
+
+
+def _write(lines: Iterable[str], out: TextIO) -> int:
+    samples = 0
+    for line in lines:
+        out.write(line)
+        samples += not line.startswith("#")
+        if samples % PROGRESS == 0 and sys.stderr.isatty():
+            print(f"{samples:,} samples", end="\r", file=sys.stderr)
+    return samples
 
 
 async def _daemon(
@@ -360,3 +275,13 @@ def _until_stopped(work: Coroutine[None, None, None]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(FINE)
+
+
+COMMANDS = {
+    "run": _run,
+    "demo": _demo,
+    "check": _check,
+    "simulate": _simulate,
+    "backfill": _backfill,
+    "health": _health,
+}

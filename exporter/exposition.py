@@ -116,6 +116,17 @@ def lines(family: Family) -> bytes:
     return f"{begin}{end.join(rows)}\n".encode()
 
 
+def series(name: str, labels: Mapping[str, str]) -> str:
+    """Return a series as a sample line begins with it."""
+    pairs = ",".join(f'{label}="{_escaped(value)}"' for label, value in labels.items())
+    return f"{name}{{{pairs}}}"
+
+
+def number(value: float) -> str:
+    """Return a finite value as a sample line ends with it."""
+    return repr(value) if value < GO_EXPONENT else _go(value)
+
+
 def _around(family: Family) -> list[str]:
     """Return what stands before each column of a line: the name, and the labels that do not vary."""
     texts = []

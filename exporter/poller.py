@@ -23,7 +23,7 @@ from exporter.secret import SecretReader
 from exporter.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 
     from exporter.api import Client
     from exporter.config import Config, Poll, TopUsersPoll
@@ -183,10 +183,12 @@ class Poller:
         for loop in old.values():
             _cancel(loop)
 
-    async def once(self, config: Config, client: Client) -> list[tuple[str, str, str, str]]:
-        """Poll everything once, without loops; return what failed: site, endpoint, reason and detail."""
+    async def once(
+        self, config: Config, client: Client, endpoints: Collection[Endpoint] = tuple(Endpoint)
+    ) -> list[tuple[str, str, str, str]]:
+        """Poll these endpoints once, without loops; return what failed: site, endpoint, reason, detail."""
         self._client, self._slots = client, Slots(config.api.max_concurrency)
-        jobs = list(_jobs(config))
+        jobs = [job for job in _jobs(config) if job.endpoint in endpoints]
         self._store.keep(_carried(jobs, {}, self._store))
         due = self._clock.now().mono
         faults = await asyncio.gather(*(self._poll(_Loop(job, due)) for job in jobs))
