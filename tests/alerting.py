@@ -12,6 +12,7 @@ import re
 import subprocess
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from exporter.metrics import Family
+    from exporter.metrics import Family, Metric
     from exporter.model import User
 
 ALERTS = REPOSITORY / "alerts"
@@ -106,11 +107,15 @@ class Site:
         """Return the rows of `/stats/history`, zero-filled by nobody."""
         newest = int(min(now, self.frozen) // history.HOUR)
         hours = range(newest - WEEK_ROWS + 1, newest + 1)
-        return [
-            HistoryRow(hour * history.HOUR, self.rates[hour] * history.HOUR, self.rates[hour])
-            for hour in hours
-            if hour in self.rates
-        ]
+        return [self.rows[hour] for hour in hours if hour in self.rows]
+
+    @cached_property
+    def rows(self) -> dict[int, HistoryRow]:
+        """Return the rows of all hours."""
+        return {
+            hour: HistoryRow(hour * history.HOUR, rate * history.HOUR, rate)
+            for hour, rate in self.rates.items()
+        }
 
 
 def _pages(site: Site, steps: range, step: int) -> Iterator[tuple[int, Site, list[Family] | None] | None]:
@@ -166,6 +171,12 @@ class Run(NamedTuple):
         return f"{self.value!r}+0x{self.steps - 1}"
 
 
+@cache  # the same ones with every page
+def _series(metric: Metric, labels: tuple[str, ...], job: str) -> str:
+    own = ",".join(f'{name}="{label}"' for name, label in zip(metric.labels, labels, strict=True))
+    return f"{metric.name}{{{own},{job}}}"
+
+
 class Recording:
     """Samples of those of our metrics that the rules read, as promtool's input series."""
 
@@ -186,12 +197,10 @@ class Recording:
                 if self._ends[series] == step and self._runs[series][-1].value != STALE:
                     self.add(series, step, STALE)
             return
-        for metric, values in ((family.metric, family.samples()) for family in families):
-            if metric.name in self._names:
-                for labels, value in values:
-                    pairs = zip(metric.labels, labels, strict=True)
-                    own = ",".join(f'{name}="{label}"' for name, label in pairs)
-                    self.add(f"{metric.name}{{{own},{job}}}", step, value, held)
+        for family in families:
+            if family.metric.name in self._names:
+                for labels, value in family.samples():
+                    self.add(_series(family.metric, labels, job), step, value, held)
 
     def add(self, series: str, step: int, value: float | str, steps: int = 1) -> None:
         """Add a sample that stays for so many steps; steps that were left out have none."""

@@ -88,9 +88,12 @@ class PatientTime(VirtualTime):
 
 
 async def settle(turns: int = 50) -> None:
-    """Let the event loop do what it can without time passing."""
+    """Let the event loop do what it can without time passing, for so many turns at most."""
+    loop: Any = asyncio.get_running_loop()
     for _ in range(turns):
         await asyncio.sleep(0)
+        if not loop._ready:  # asyncio itself tells nobody that it has nothing left to do
+            return
 
 
 def parsed(url: str = "http://127.0.0.1:1", *names: str, **sections: Any) -> config.Config:

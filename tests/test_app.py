@@ -140,7 +140,8 @@ def test_frozen_rows_leave_though_polls_succeed() -> None:
         assert frozen is not None
         assert frozen == before + 2 * HOUR  # the row that was filling when the data froze
 
-    played(two_sites(), scene)
+    rarely = {"interval": "1h"}  # the history alone matters
+    played(two_sites(poll={"payout": rarely, "top_users": rarely}), scene)
 
 
 def test_totals_that_waver_are_held() -> None:

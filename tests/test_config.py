@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ def test_bytes_that_are_not_utf8_are_a_problem_with_a_line(tmp_path: Path) -> No
 def test_deep_nesting_is_a_problem(tmp_path: Path) -> None:
     """A file nested beyond Python's stack is refused like any other."""
     path = tmp_path / "config.yaml"
-    path.write_text("[" * 5000)
+    path.write_text("[" * sys.getrecursionlimit())
 
     with pytest.raises(ConfigError, match="nested too deeply"):
         config.load(path, ENVIRON)

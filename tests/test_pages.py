@@ -79,13 +79,10 @@ def at(seconds: float) -> Now:
 
 def together(subjects: list[Subject], store: Store, now: Now) -> list[Family]:
     """Return the families of all sites, rendered from scratch, as a page has them."""
-    return [
-        family
-        for metric in metrics.SITE_METRICS
-        for subject in subjects
-        for family in metrics.site_families(subject, store[subject.name], now)
-        if family.metric is metric
+    found = [
+        family for subject in subjects for family in metrics.site_families(subject, store[subject.name], now)
     ]
+    return [family for metric in metrics.SITE_METRICS for family in found if family.metric is metric]
 
 
 def joined(families: list[Family], format_: Format) -> bytes:

@@ -266,7 +266,7 @@ def test_an_answer_that_is_taken_slowly_is_finished() -> None:
         size = 0
         while piece := await reader.read(1 << 20):
             size += len(piece)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.002)  # some 500 times, so much longer than a stall
         writer.close()
         return size
 

@@ -397,10 +397,10 @@ def page_after(path: str, document: object) -> dict[str, str]:
         rig = Rig(parsed(poll={"history": {"interval": "1d"}}))
         rig.api.answer = lambda _site, asked: reply(200, document if asked == path else None)
         await rig.poller.once(rig.config, rig.client)
-        pages = {}
+        web, pages = web_of(rig.store), {}
         for format_ in Format:
             headers = [(b"accept", format_.value.split(";")[0].encode())]
-            status, body = await raw(web_of(rig.store), headers)
+            status, body = await raw(web, headers)
             assert status == 200
             pages[format_.name] = body.decode()
         return pages

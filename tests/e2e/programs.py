@@ -160,7 +160,7 @@ def until(reached: Callable[[], T], seconds: float = DEADLINE) -> T:
     """Ask again and again; return the first answer that is true, or the last one when time is up."""
     end = time.monotonic() + seconds
     while not (answer := reached()) and time.monotonic() < end:
-        time.sleep(0.05)
+        time.sleep(0.01)
     return answer
 
 

@@ -185,7 +185,7 @@ def write(directory: Path, text: str) -> Path:
     return file
 
 
-def working(api: int, sites: int = 4, **api_options: Any) -> str:
+def working(api: int, sites: int, **api_options: Any) -> str:
     """Return a config of sites that poll this API every second and name users by HMAC."""
     return json.dumps(
         {
@@ -301,7 +301,7 @@ def test_the_daemon_tells_nothing(
     programs: list[Program] = []
 
     def work(server: Server, _closed: int) -> None:
-        config = working(server.port)
+        config = working(server.port, 12)
         write(tmp_path, config)
         flags = ("--log.level=debug", f"--log.format={form}", "--web.enable-lifecycle")
         with running(tmp_path, *flags, environ={**ENVIRON, **environ}) as (program, port):

@@ -103,7 +103,7 @@ FAULTS: dict[str, Fault] = {
     "connection refused": Fault(Reason.CONNECT, way=CLOSED, says="refused"),
     "reset mid-body": Fault(Reason.CONNECT, lambda _: Reply((message(GOOD)[:-9], b":"), "reset")),
     "truncated body": Fault(Reason.CONNECT, lambda _: Reply((message(GOOD)[:-1],))),
-    "dripping body": Fault(Reason.TIMEOUT, lambda _: DRIPPING, timeout="2s"),
+    "dripping body": Fault(Reason.TIMEOUT, lambda _: DRIPPING, timeout="1s"),
     "body of 200 MiB": Fault(Reason.TOO_LARGE, _huge),
     "gzip bomb of 200 MiB": Fault(Reason.TOO_LARGE, lambda _: zipped(_bomb())),
     "HTML with 200": Fault(Reason.INVALID_JSON, lambda _: reply(HTML)),

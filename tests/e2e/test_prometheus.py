@@ -122,6 +122,19 @@ class Recording(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@pytest.fixture(scope="module")
+def recorder() -> Iterator[Recorder]:
+    with answering(Recorder()) as listening:
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def scraper(tmp_path_factory: pytest.TempPathFactory, demo: int, recorder: Recorder) -> Iterator[Scraper]:
+    """Run one Prometheus for this file, on the demo and the recorder: its first scrape takes five seconds."""
+    with scraping(tmp_path_factory.mktemp("prometheus"), demo, recorder.server_port) as running:
+        yield running
+
+
 # ------------------------------------------------------------------------------------------------- Prometheus
 
 
@@ -144,14 +157,13 @@ def check_scrapes(scraper: Scraper, target: int, seconds: float) -> None:
     assert [] == scraper.alarms()
 
 
-def test_prometheus_takes_everything(tmp_path: Path, demo: int) -> None:
+def test_prometheus_takes_everything(scraper: Scraper, demo: int) -> None:
     """Prometheus has every value family of both sites, and its log at its most talkative no complaint."""
-    with scraping(tmp_path, demo) as scraper:
-        check_scrapes(scraper, demo, 6)
+    check_scrapes(scraper, demo, 6)
 
-        rates = scraper.values("cryptoloot_hashrate_hashes_per_second > 0")
-        assert len(SITES) == len(set(rates))
-        assert [0, 0] == scraper.values("sum by (site) (cryptoloot_poll_failures_total)")
+    rates = scraper.values("cryptoloot_hashrate_hashes_per_second > 0")
+    assert len(SITES) == len(set(rates))
+    assert [0, 0] == scraper.values("sum by (site) (cryptoloot_poll_failures_total)")
 
 
 @pytest.mark.slow
@@ -169,10 +181,10 @@ def test_prometheus_takes_everything_for_a_minute(tmp_path: Path) -> None:
         assert min(scraper.values("sum by (site) (increase(cryptoloot_user_hashes_total[50s]))")) > 0
 
 
-def test_prometheus_gets_openmetrics(tmp_path: Path, demo: int) -> None:
+@pytest.mark.usefixtures("scraper")
+def test_prometheus_gets_openmetrics(recorder: Recorder, demo: int) -> None:
     """The Accept header that this Prometheus sends is answered with OpenMetrics."""
-    with answering(Recorder()) as recorder, scraping(tmp_path, recorder.server_address[1]):
-        assert until(lambda: recorder.accepts)
+    assert until(lambda: recorder.accepts)
     answer = ask(demo, "/metrics", Accept=recorder.accepts[0])
 
     assert OPENMETRICS == answer.headers["content-type"]
