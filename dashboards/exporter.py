@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dashboards import panels, promql
+from dashboards import boards, panels, promql
 from dashboards.panels import BAD, GOOD, MAIN, WARNING
 from dashboards.promql import one, sites
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 WHO = "{{instance}}"
 RATE = "[$__rate_interval]"
+OF = "instance, site, endpoint"  # of two exporters that poll a site, one may fail
 
 
 def dashboard() -> Dashboard:
     """Return the dashboard."""
-    found = panels.board(
+    found = boards.board(
         "cryptoloot-exporter",
         "Crypto-Loot / Exporter",
         "cryptoloot-exporter itself: polls, failures, lateness, what its pages hold, what it costs.",
-        panels.targets(),
-        [panels.ALERTS, panels.RESTARTS],
+        boards.targets(),
+        [boards.ALERTS, boards.RESTARTS],
     )
     for title, content in (
         ("", _figures()),
@@ -31,7 +32,7 @@ def dashboard() -> Dashboard:
         ("Process", _process()),
     ):
         if title:
-            found.with_row(panels.row(title))
+            found.with_row(boards.row(title))
         for panel in content:
             found.with_panel(panel)
     return found
@@ -41,11 +42,12 @@ def _figures() -> list[panels.Panel]:
     failed = f"sum(increase({sites('cryptoloot_poll_failures_total')}[1h]))"
     return [
         panels.number(
-            "Exporters",
+            "Targets",
             "Targets that Prometheus scrapes now, and those it cannot reach: exporters, and with /probe the "
             "sites as well. Worry when any is down.",
             panels.now(f"sum({one('up')})", "up"),
             panels.now(f"count({one('up')} == 0) or vector(0)", "down"),
+            unit="locale",
             decimals=0,
             empty="none known",
             overrides=[("up", panels.fixed(GOOD)), ("down", panels.alarming(BAD))],
@@ -68,26 +70,28 @@ def _figures() -> list[panels.Panel]:
             ),
             unit="s",
             decimals=1,
-            thresholds=panels.steps(GOOD, (5, WARNING), (60, BAD)),
+            thresholds=panels.steps(GOOD, (2, WARNING), (60, BAD)),
         ),
         panels.number(
             "Config",
-            "Whether the last reload took the config. Refused: the exporter goes on with the old one, and a "
-            "restart would fail.",
+            "Whether the last reload took the config. Worry when it was refused: the exporter goes on with "
+            "the old one, and a restart would fail.",
             panels.now(f"min({one('cryptoloot_exporter_config_last_reload_successful')})"),
             unit="none",
             states={1: ("taken", GOOD), 0: ("refused", BAD)},
         ),
         panels.number(
             "Crashes",
-            "Poll loops that crashed and were restarted within a day. Each is a bug: the log has its place.",
+            "Poll loops that crashed and were restarted within a day. Worry about each: it is a bug, and "
+            "the log has its place.",
             panels.now(f"sum(increase({one('cryptoloot_exporter_loop_restarts_total')}[1d]))"),
             decimals=0,
             thresholds=panels.steps(GOOD, (1, BAD)),
         ),
         panels.number(
-            "Up since",
-            "How long the exporter that was started last has been running.",
+            "Up for",
+            "How long the exporter that was started last has been running. Worry when it is minutes, and "
+            "nobody started one.",
             panels.now(f"time() - max({one('process_start_time_seconds')})"),
             unit="s",
             decimals=1,
@@ -102,7 +106,8 @@ def _polls() -> list[panels.Panel]:
     return [
         panels.graph(
             "Polls per minute",
-            "Polls of each endpoint, failed ones included. It falls while polls back off after failures.",
+            "Polls of each endpoint, failed ones included. It falls while polls back off after failures: "
+            "worry when it falls otherwise.",
             panels.over_time(
                 f"60 * sum by (endpoint) (rate({sites('cryptoloot_polls_total')}{RATE}))", "{{endpoint}}"
             ),
@@ -111,14 +116,15 @@ def _polls() -> list[panels.Panel]:
         ),
         panels.bars(
             "Failures per minute, by reason",
-            "Polls that failed, each under one reason. docs/runbook.md says what each means.",
+            "Polls that failed, each under one reason. Worry when it goes on, and about invalid_secret at "
+            "once.",
             panels.over_time(
                 f"60 * sum by (reason) (rate({sites('cryptoloot_poll_failures_total')}{RATE})) > 0",
                 "{{reason}}",
             ),
             decimals=2,
             interval="5m",
-            empty="No poll failed in this time range",
+            empty="None failed, or nothing was scraped",
         ),
         panels.graph(
             "How long polls take",
@@ -132,6 +138,8 @@ def _polls() -> list[panels.Panel]:
                 for quantile, name in ((0.5, "half"), (0.99, "99 %"))
             ),
             unit="s",
+            interval="20m",
+            limit=10,
         ),
         panels.graph(
             "How late polls begin",
@@ -141,20 +149,21 @@ def _polls() -> list[panels.Panel]:
                 for quantile, name in ((0.5, "half"), (0.99, "99 %"))
             ),
             unit="s",
+            interval="20m",
+            limit=1,
             overrides=[("half", panels.fixed(MAIN)), ("99 %", panels.fixed(WARNING))],
         ),
     ]
 
 
 def _freshness() -> list[panels.Panel]:
-    succeeding = f"sum by (endpoint) ({promql.POLLED}) / count by (endpoint) ({promql.POLLED})"
-    failing = f"{promql.POLLED} == 0"
-    never = f"({failing}) - 1"
+    polled, each_one = promql.polled(OF), f"on ({OF})"
+    succeeding = f"sum by (endpoint) ({polled}) / count by (endpoint) ({polled})"
     return [
         panels.timeline(
             "State of the endpoints",
-            "Whether the last polls of an endpoint succeeded: those of all sites, of some, or of none. None "
-            "over all endpoints: the API or the way to it is down.",
+            "Whether the last polls of an endpoint succeeded: those of all sites, of some, or of none. "
+            "Worry about none over all endpoints: the API or the way to it is down.",
             panels.over_time(f"floor({succeeding}) + ceil({succeeding})", "{{endpoint}}"),
             states={2: ("all answer", GOOD), 1: ("some fail", WARNING), 0: ("none answers", BAD)},
             width=14,
@@ -162,17 +171,20 @@ def _freshness() -> list[panels.Panel]:
         panels.grid(
             "Failing now",
             "Endpoints whose last poll failed, with the age of their newest good answer; never, where there "
-            "has been none since the exporter started.",
-            panels.rows(
-                f"{promql.KNOWN_AGE} and on (site, endpoint) {failing}\nor on (site, endpoint) {never}"
-            ),
-            columns={"site": "Site", "endpoint": "Endpoint", "Value": "Last answer"},
+            "has been none since the exporter started. Worry about ages above three intervals.",
+            panels.rows(f"{promql.age(OF)} and {each_one} {polled} == 0\nor {each_one} {promql.never(OF)}"),
+            columns={
+                "site": "Site",
+                "endpoint": "Endpoint",
+                "instance": "Instance",
+                "Value": "Last answer",
+            },
             sort="-Last answer",
             width=10,
             height=6,
-            empty="All endpoints answer",
+            empty="None fails, or nothing is scraped",
             overrides=[
-                ("Site", panels.leading("Open this site", panels.TO_SITE)),
+                ("Site", panels.leading("Open this site", boards.TO_SITE)),
                 (
                     "Last answer",
                     {"unit": "s", "decimals": 1, "mappings": panels.words({-1: ("never", BAD)})},
@@ -181,21 +193,23 @@ def _freshness() -> list[panels.Panel]:
         ),
         panels.graph(
             "Data age against interval",
-            "The oldest that any good answer of an endpoint got, in polling intervals: a bit more than one "
-            "is as it should be. Worry above the dashed line at 3; at 5, unless set otherwise, values leave "
-            "the page.",
+            "The oldest good answer of each endpoint at each scrape, in polling intervals; up to one is "
+            "drawn as one. Worry above the dashed line at 3; at 5, unless set otherwise, values leave the "
+            "page.",
             panels.over_time(
-                promql.peak(f"max by (endpoint) ({promql.RELATIVE_AGE})"),
+                f"max by (endpoint) ({promql.relative_age(OF)})",
                 "{{endpoint}}",
             ),
             unit="none",
             decimals=1,
             limit=3,
+            reach=True,
         ),
         panels.bars(
             "Held back and rejected",
             "Entries of answers that could not be read while the rest could, and answers whose fall the "
-            "guard held back. Odd user names and wavering totals are the usual causes.",
+            "guard held back. Odd user names and wavering totals are the usual causes: worry about a sudden "
+            "rise.",
             panels.over_time(
                 f"sum by (endpoint) (increase({sites('cryptoloot_rejected_entries_total')}{RATE})) > 0",
                 "{{endpoint}} rejected",
@@ -205,7 +219,7 @@ def _freshness() -> list[panels.Panel]:
             ),
             decimals=1,
             interval="5m",
-            empty="Nothing was rejected or held back in this time range",
+            empty="Nothing was, or nothing was scraped",
         ),
     ]
 
@@ -221,6 +235,7 @@ def _process() -> list[panels.Panel]:
             unit="percentunit",
             decimals=2,
             width=8,
+            limit=1,
         ),
         panels.graph(
             "Memory",
@@ -238,17 +253,20 @@ def _process() -> list[panels.Panel]:
             decimals=1,
             width=8,
             limit=0.8,
+            reach=True,
         ),
         panels.graph(
             "Series",
-            "Series on the last full page. With /probe, the pages of the sites are not in it.",
+            "Series on the last full page. With /probe, the pages of the sites are not in it. Worry when it "
+            "grows and nobody added a site.",
             panels.over_time(one("cryptoloot_exporter_series"), WHO),
             decimals=0,
             width=6,
         ),
         panels.graph(
             "Page size",
-            "Size of the last full page as uncompressed text.",
+            "Size of the last full page as uncompressed text. Worry when it grows and the number of series "
+            "does not.",
             panels.over_time(one("cryptoloot_exporter_page_bytes"), WHO),
             unit="bytes",
             width=6,

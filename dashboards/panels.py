@@ -1,8 +1,9 @@
 """The house style: what every panel has, and how each kind of panel looks.
 
 A panel is its title, a text that says what it shows and when to worry, its queries, and its look. Ids come
-from titles, so that they stay when panels move. Colours are those of Okabe and Ito, which survive colour
-blindness; those with a meaning have one only, and a number or a word always says the same.
+from titles, so that they stay when panels move. Colours with a meaning are of Okabe and Ito's palette, made
+for the colour-blind; each has one meaning, and a number or a word always says the same. Lines whose names
+nobody knows beforehand have Grafana's palette, which means nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +22,8 @@ from grafana_foundation_sdk.builders import (
     table,
     timeseries,
 )
-from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common as kinds
 from grafana_foundation_sdk.models.dashboard import (
-    AnnotationQuery,
-    DashboardCursorSync,
-    DashboardLinkType,
     DataSourceRef,
     DataTransformerConfig,
     DynamicConfigValue,
@@ -36,25 +33,17 @@ from grafana_foundation_sdk.models.dashboard import (
     ValueMap,
     ValueMapping,
     ValueMappingResult,
-    VariableHide,
-    VariableModel,
-    VariableOption,
-    VariableRefresh,
-    VariableSort,
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
-
-from dashboards.promql import FIRING, one
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
-TAG = "cryptoloot"
 
 GOOD, WARNING, BAD = "#009E73", "#E69F00", "#D55E00"
 MAIN, SECOND, NEUTRAL = "#56B4E9", "#0072B2", "#999999"
-UNKNOWN, ABSENT = "#CC79A7", "#6E6E6E"
+UNKNOWN = "#CC79A7"
 
 Panel = bargauge.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
 P = TypeVar("P", bargauge.Panel, stat.Panel, statetimeline.Panel, table.Panel, timeseries.Panel)
@@ -131,7 +120,8 @@ def dotted(color: str) -> dict[str, object]:
     }
 
 
-def _id(title: str) -> int:
+def number_of(title: str) -> int:
+    """Return the id of a panel or row."""
     return 1 + crc32(title.encode()) % 999_999
 
 
@@ -158,7 +148,7 @@ class Look(TypedDict, total=False):
 
 def _panel(panel: P, title: str, text: str, queries: Sequence[prometheus.Dataquery], look: Look) -> P:
     """Give a panel what all panels have; one colour, unless thresholds or states give others."""
-    panel.id(_id(title)).title(title).description(text)
+    panel.id(number_of(title)).title(title).description(text)
     panel.datasource(DATASOURCE).no_value(look.get("empty", "no data"))
     panel.unit(look.get("unit", "short")).decimals(look.get("decimals", 1)).span(
         look.get("width", 12)
@@ -201,13 +191,14 @@ def graph(
     zero: bool = True,
     fill: int = 0,
     limit: float | None = None,
+    reach: bool = False,
     repeat: str = "",
     **look: Unpack[Look],
 ) -> timeseries.Panel:
     """Return lines over time: from `zero` up, steps where values are `hourly`.
 
-    `fill` is how much of the colour is below a line, in percent; at the `limit` is a red line; `repeat` is a
-    variable, and there is such a panel for each of its values.
+    `fill` is how much of the colour is below a line, in percent; at the `limit` is a red line, which the
+    axis may `reach` at all times; `repeat` is a variable, and there is a panel for each of its values.
     """
     panel = _panel(timeseries.Panel(), title, text, queries, look)
     panel.color_scheme(dashboard.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC))
@@ -218,6 +209,7 @@ def graph(
     if limit is not None:
         dashes = common.GraphThresholdsStyleConfig().mode(kinds.GraphThresholdsStyleMode.DASHED)
         panel.thresholds(steps("transparent", (limit, BAD))).thresholds_style(dashes)
+    if limit is not None and reach:
         panel.axis_soft_max(1.2 * limit)
     keys = common.VizLegendOptions().display_mode(kinds.LegendDisplayMode.LIST).show_legend(show_legend=True)
     hints = common.VizTooltipOptions().mode(kinds.TooltipDisplayMode.MULTI).sort(kinds.SortOrder.DESCENDING)
@@ -324,130 +316,6 @@ def state_cell(states: States) -> dict[str, object]:
     }
 
 
-def measure(unit: str, decimals: int | None = None) -> dict[str, object]:
-    """Return the properties of a column of numbers."""
-    return {"unit": unit} if decimals is None else {"unit": unit, "decimals": decimals}
-
-
 def leading(title: str, url: str) -> dict[str, object]:
     """Return the properties of a column whose cells lead somewhere."""
     return {"links": [{"title": title, "url": url}]}
-
-
-# ------------------------------------------------------------------------------------------------- dashboards
-
-
-TO_SITE = "/d/cryptoloot-site?${datasource:queryparam}&var-site=${__data.fields.Site}&${__url_time_range}"
-TO_RUNBOOK = "${runbook}#${__data.fields.Alert}"
-SITE_STATES: States = {
-    3: ("mining", GOOD),
-    2: ("low", WARNING),
-    1: ("nothing mined", BAD),
-    0: ("no data", UNKNOWN),
-    -1: ("not scraped", ABSENT),
-}
-
-
-UP_STATES: States = {1: ("answers", GOOD), 0: ("fails", BAD)}
-SEVERITIES: States = {3: ("critical", BAD), 2: ("warning", WARNING), 1: ("info", MAIN)}
-
-
-def row(title: str) -> dashboard.Row:
-    """Return a heading; the panels after it are under it."""
-    return dashboard.Row(title).id(_id(f"row {title}"))
-
-
-def targets() -> list[dashboard.QueryVariable]:
-    """Return the variables that choose what is shown. Either form of scraping has its job and instance."""
-    either = '{__name__=~"cryptoloot_site_info|cryptoloot_exporter_build_info"%s}'
-    chosen = ', job=~"$job"'
-    return [
-        _variable("job", f"label_values({either % ''}, job)"),
-        _variable("instance", f"label_values({either % chosen}, instance)"),
-        _variable("site", 'label_values(cryptoloot_site_info{job=~"$job", instance=~"$instance"}, site)'),
-    ]
-
-
-def _variable(name: str, query: str) -> dashboard.QueryVariable:
-    """Return a variable of a label's values: one, several, or all of them."""
-    return (
-        dashboard.QueryVariable(name)
-        .label(name.capitalize())
-        .datasource(DATASOURCE)
-        .query({"query": query, "refId": name})
-        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .sort(VariableSort.NATURAL_ASC)
-        .multi(multi=True)
-        .include_all(include_all=True)
-        .all_value(".+")
-    )
-
-
-def choice(name: str, label: str, *values: int) -> dashboard.CustomVariable:
-    """Return a variable with a few numbers to choose from; the second one is set."""
-    texts = [str(value) for value in values]
-    options = [VariableOption(selected=index == 1, text=text, value=text) for index, text in enumerate(texts)]
-    return (
-        dashboard.CustomVariable(name)
-        .label(label)
-        .values(",".join(texts))
-        .options(options)
-        .current(options[1])
-    )
-
-
-class Mark(AnnotationQuery, Builder[AnnotationQuery]):
-    """Marks on all graphs where an expression has values; the SDK does not know of their texts."""
-
-    def __init__(self, name: str, color: str, expression: str, title: str, text: str) -> None:
-        super().__init__(name=name, datasource=DATASOURCE, icon_color=color, expr=expression)
-        self.texts = {"titleFormat": title, "textFormat": text}
-
-    def build(self) -> AnnotationQuery:
-        """Be the builder that the dashboard's asks for."""
-        return self
-
-    def to_json(self) -> dict[str, object]:
-        """Return what Grafana reads."""
-        return super().to_json() | self.texts
-
-
-ALERTS = Mark("Alerts", BAD, FIRING, "{{alertname}}", "{{site}} {{instance}} ({{severity}})")
-RESTARTS = Mark(
-    "Exporter restarts",
-    NEUTRAL,
-    f"max by (instance) (changes({one('process_start_time_seconds')}[$__rate_interval])) > 0",
-    "The exporter was restarted",
-    "{{instance}}",
-)
-
-
-def board(
-    uid: str,
-    title: str,
-    text: str,
-    variables: Sequence[Builder[VariableModel]],
-    marks: Sequence[Mark],
-) -> dashboard.Dashboard:
-    """Return a dashboard without panels, with links to the others and to the runbook."""
-    source = dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
-    others = (
-        dashboard.DashboardLink("Crypto-Loot")
-        .type(DashboardLinkType.DASHBOARDS)
-        .tags([TAG])
-        .include_vars(include_vars=True)
-        .keep_time(keep_time=True)
-    )
-    manual = dashboard.DashboardLink("Runbook").type(DashboardLinkType.LINK).url("${runbook}").icon("doc")
-    found = dashboard.Dashboard(title).uid(uid).description(text).tags([TAG]).readonly()
-    found.time("now-24h", "now").refresh("1m").tooltip(DashboardCursorSync.CROSSHAIR).link(others).link(
-        manual
-    )
-    runbook = _variable("runbook", "label_values(cryptoloot:links:info, runbook)").hide(
-        VariableHide.HIDE_VARIABLE
-    )
-    for each in (source, *variables, runbook.multi(multi=False).include_all(include_all=False)):
-        found.with_variable(each)
-    for mark in marks:
-        found.annotation(mark)
-    return found

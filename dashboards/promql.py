@@ -46,30 +46,59 @@ OWED = f"{OWED_TO_ALL} or on (site) {each('cryptoloot_top_users_balance_coins')}
 # One for each site, also while two exporters disagree.
 CURRENCY = f"topk by (site) (1, {each('cryptoloot_site_info', by='site, currency')})"
 
+# Below it the alerts judge nothing: with a handful of visitors every hour is another.
+FLOOR = (
+    'site:cryptoloot_hashrate_floor_hashes_per_second:threshold{site=~"$site"}'
+    f" or on (site) 100 * group by (site) ({sites('cryptoloot_site_info')})"
+)
+# Three hours, as the alert that tells of sites nobody reports: longer ago, they were taken out.
+ONCE = f"last_over_time({sites('cryptoloot_site_info')}[3h])"
+
 # What the newest settled hour says of a site; the first line that has something to say counts.
 STATE = "\nor on (site) ".join(
     (
+        f"0 * ({BASELINE} < on (site) ({FLOOR})) + 4",
         f"0 * ({HASHRATE} == 0) + 1",
         f"0 * ({HASHRATE} < on (site) {DROP}) + 2",
         f"0 * {HASHRATE} + 3",
         f"0 * {each('cryptoloot_site_info')}",
-        f"0 * max by (site) (last_over_time({sites('cryptoloot_site_info')}[1h])) - 1",
+        f"0 * max by (site) ({ONCE}) - 1",
     )
 )
+OF_USUAL = f"{HASHRATE} / on (site) ({BASELINE} > 0)"
+OF_DROP = f"{HASHRATE} / on (site) ({DROP} > 0)"
 
-AGE = f"(time() - {each('cryptoloot_last_success_timestamp_seconds', by='site, endpoint')})"
-INTERVAL = each("cryptoloot_poll_interval_seconds", by="site, endpoint")
-POLLED = each("cryptoloot_up", by="site, endpoint")  # absent before the first poll
-LATE = f"{AGE} > 3 * {INTERVAL} and on (site, endpoint) {POLLED}"
-# A success there was: before the first one, the age is that of the epoch.
-KNOWN_AGE = f"(time() - ({each('cryptoloot_last_success_timestamp_seconds', by='site, endpoint')} > 0))"
+ENDPOINT = "site, endpoint"
 
-RELATIVE_AGE = f"{KNOWN_AGE} / on (site, endpoint) {INTERVAL}"  # in polling intervals
 
-FIRING = 'ALERTS{alertname=~"Cryptoloot.+", alertstate="firing", site=~"$site|"}'
+def polled(by: str = ENDPOINT) -> str:
+    """Return 1 or 0 as the last poll of an endpoint succeeded or not; absent before the first."""
+    return each("cryptoloot_up", by)
 
+
+def never(by: str = ENDPOINT) -> str:
+    """Return -1 for endpoints that were polled and have never answered."""
+    success = each("cryptoloot_last_success_timestamp_seconds", by)
+    return f"({success} == 0 and on ({by}) {polled(by)}) - 1"
+
+
+def age(by: str = ENDPOINT) -> str:
+    """Return the age of the newest good answer at the moment of the scrape: a lost scrape ages nothing."""
+    success = sites("cryptoloot_last_success_timestamp_seconds")
+    return f"min by ({by}) (timestamp({success}) - ({success} > 0))"
+
+
+def relative_age(by: str = ENDPOINT) -> str:
+    """Return the age in polling intervals; up to one is one, for what is below are a saw's teeth."""
+    return f"clamp_min({age(by)} / on ({by}) {each('cryptoloot_poll_interval_seconds', by)}, 1)"
+
+
+LATE = f"{age()} > 3 * {each('cryptoloot_poll_interval_seconds', ENDPOINT)} or on ({ENDPOINT}) {never()}"
+
+FIRING = 'ALERTS{alertname=~"Cryptoloot.+", alertstate="firing", site=~"$site|"}'  # some are of no site
+FIRING_OF_SITES = FIRING.replace('|"', '"')
 BY_SEVERITY = "\nor ".join(
-    f'{weight} * max by (site, alertname) ({FIRING[:-1]}, severity="{severity}"}})'
+    f'{weight} * max by (site, instance, alertname) ({FIRING[:-1]}, severity="{severity}"}})'
     for weight, severity in ((3, "critical"), (2, "warning"), (1, "info"))
 )
 
@@ -84,11 +113,7 @@ def with_currency(coins: str) -> str:
     return f"({coins}) * on (site) group_left (currency) {CURRENCY}"
 
 
-def peak(expression: str) -> str:
-    """Return the highest that an expression was since the point before: a saw's teeth, not their aliases."""
-    return f"max_over_time(({expression})[$__rate_interval:])"
-
-
-def largest(series: str, metric: str, count: str = "$top") -> str:
-    """Return the series of those sites that have most of a metric at the end of the time range."""
-    return f"{series}\nand on (site) topk({count}, {each(metric, at=END)})"
+def largest(series: str, metric: str) -> str:
+    """Return the series of those sites that had most of a metric at any time of the range."""
+    most = f"max by (site) (max_over_time({sites(metric)}[$__range]{END}))"
+    return f"{series}\nand on (site) topk($top, {most})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dashboards import panels, promql
+from dashboards import boards, panels, promql
 from dashboards.panels import BAD, GOOD, MAIN, NEUTRAL, SECOND, WARNING
 from dashboards.promql import each, rate, sites, with_currency
 
@@ -17,18 +17,18 @@ USER = "site, user"
 GAIN = f"max by ({USER}) (increase({sites(HASHES)}[$__range]))"
 # The users who made most in the time range: the same ones at every point of a graph.
 MOST = f"topk by (site) ($top, max by ({USER}) (increase({sites(HASHES)}[$__range]{promql.END})))"
-WHO = "{{user}}"
+WHO = "{{user}} · {{site}}"
 OFF = "No users: users.names is off, or /user/top has no good answer"
 
 
 def dashboard() -> Dashboard:
     """Return the dashboard."""
-    found = panels.board(
+    found = boards.board(
         "cryptoloot-site",
         "Crypto-Loot / Site",
         "One site: hashrate against what is usual, hashes, payout, users, and how fresh all that is.",
-        [*panels.targets(), panels.choice("top", "Users", 5, 10, 25, 100)],
-        [panels.ALERTS, panels.RESTARTS],
+        [*boards.targets(), boards.choice("top", "Users", 5, 10, 25, 100)],
+        [boards.ALERTS, boards.RESTARTS],
     )
     for title, content in (
         ("", [*_figures(), _hero()]),
@@ -38,7 +38,7 @@ def dashboard() -> Dashboard:
         ("Freshness", _freshness()),
     ):
         if title:
-            found.with_row(panels.row(title))
+            found.with_row(boards.row(title))
         for panel in content:
             found.with_panel(panel)
     return found
@@ -48,16 +48,17 @@ def _figures() -> list[panels.Panel]:
     return [
         panels.number(
             "State",
-            "What the newest settled hour says. Low: below the line that the alerts judge by. Worry about "
-            "everything but mining.",
+            "What the newest settled hour says. Low: below the line that the alerts judge by. Too small: "
+            "they judge nothing. Worry about low, nothing mined and no data.",
             panels.now(promql.STATE, "{{site}}"),
             unit="none",
-            states=panels.SITE_STATES,
+            states=boards.SITE_STATES,
             width=6,
         ),
         panels.number(
             "Hashrate",
-            "Hashrate of the newest settled hour, one that ended a quarter of an hour ago or more.",
+            "Hashrate of the newest settled hour, one that ended a quarter of an hour ago or more. Worry "
+            "where the state beside it does.",
             panels.now(promql.HASHRATE, "{{site}}"),
             unit="Hs",
             decimals=1,
@@ -67,8 +68,8 @@ def _figures() -> list[panels.Panel]:
             "Of the usual",
             "The same as a share of what this hour usually brings: the median of the same hour on the "
             "earlier days of the week. A site younger than four days has none. Half of it may be a quiet "
-            "weekend: whether it is bad is what the state says.",
-            panels.now(f"{promql.HASHRATE} / on (site) {promql.BASELINE}", "{{site}}"),
+            "weekend: worry where the state does.",
+            panels.now(promql.OF_USUAL, "{{site}}"),
             unit="percentunit",
             decimals=0,
             width=6,
@@ -85,8 +86,10 @@ def _figures() -> list[panels.Panel]:
         ),
         panels.number(
             "Earnings per day",
-            "What the newest settled hour would earn if it lasted for a day, at today's payout.",
+            "What the newest settled hour would earn if it lasted for a day, at today's payout. Worry when "
+            "it falls and neither the hour of the day nor the difficulty says why.",
             panels.now(with_currency(promql.EARNINGS), "{{site}}, {{currency}}"),
+            unit="none",
             decimals=4,
             width=6,
             named=True,
@@ -94,16 +97,18 @@ def _figures() -> list[panels.Panel]:
         panels.number(
             "Owed to users",
             "Balances that users have not withdrawn yet: of all users where the exporter walks /user/list, "
-            "else of the top users alone, as the names say.",
+            "else of the top users alone, as the names say. Worry when it is more than you can pay out.",
             panels.now(with_currency(promql.OWED_TO_ALL), "{{site}}, {{currency}}, all users"),
             panels.now(with_currency(promql.OWED_TO_TOP), "{{site}}, {{currency}}, top users"),
+            unit="none",
             decimals=4,
             width=6,
             named=True,
         ),
         panels.number(
             "Hashes in a day",
-            "Hashes of the last 24 settled hours, or fewer where the site is younger.",
+            "Hashes of the last 24 settled hours, or fewer where the site is younger. Worry when it is well "
+            "below a seventh of the week beside it, and the day is no quiet one.",
             panels.now(each("cryptoloot_history_day_hashes"), "{{site}}"),
             unit="si:H",
             decimals=2,
@@ -111,7 +116,8 @@ def _figures() -> list[panels.Panel]:
         ),
         panels.number(
             "Hashes in a week",
-            "Hashes of all settled hours that the API remembers, seven days at most.",
+            "Hashes of all settled hours that the API remembers, seven days at most. It moves slowly: worry "
+            "when it falls day after day.",
             panels.now(each("cryptoloot_history_week_hashes"), "{{site}}"),
             unit="si:H",
             decimals=2,
@@ -149,7 +155,7 @@ def _hashes() -> list[panels.Panel]:
         panels.graph(
             "Hashes per hour",
             "Hashes of the newest settled hour. Away while it is unknown whether the API counts hashes by "
-            "the hour or cumulatively.",
+            "the hour or cumulatively. Worry where an hour is nearly empty and its neighbours are not.",
             panels.over_time(each("cryptoloot_history_row_hashes"), "{{site}}"),
             unit="si:H",
             hourly=True,
@@ -158,7 +164,8 @@ def _hashes() -> list[panels.Panel]:
         ),
         panels.graph(
             "Hashes per day",
-            "Hashes of the last 24 settled hours at each time; exact over restarts and gaps in scraping.",
+            "Hashes of the last 24 settled hours at each time; exact over restarts and gaps in scraping. "
+            "Worry about a slope that lasts longer than a weekend.",
             panels.over_time(each("cryptoloot_history_day_hashes"), "{{site}}"),
             unit="si:H",
             hourly=True,
@@ -166,7 +173,8 @@ def _hashes() -> list[panels.Panel]:
         ),
         panels.graph(
             "Hashes per week",
-            "Hashes of all settled hours that the API remembered at each time, seven days at most.",
+            "Hashes of all settled hours that the API remembered at each time, seven days at most. Worry "
+            "about a slope: it is a trend.",
             panels.over_time(each("cryptoloot_history_week_hashes"), "{{site}}"),
             unit="si:H",
             hourly=True,
@@ -179,23 +187,27 @@ def _payout() -> list[panels.Panel]:
     return [
         panels.graph(
             "Earnings per day over time",
-            "What the settled hour of each time would have earned if it had lasted for a day.",
+            "What the settled hour of each time would have earned if it had lasted for a day. Worry when "
+            "the same hours of the week bring less and less.",
             panels.over_time(with_currency(promql.EARNINGS), "{{site}}, {{currency}}"),
+            unit="none",
             decimals=4,
             hourly=True,
             width=8,
         ),
         panels.graph(
             "Coins per million hashes",
-            "What a million hashes earn. A jump tenfold means that the API has changed a unit.",
+            "What a million hashes earn. Worry about a jump tenfold: the API has changed a unit.",
             panels.over_time(with_currency(promql.PER_MILLION), "{{site}}, {{currency}}"),
+            unit="none",
             decimals=8,
             width=8,
             zero=False,
         ),
         panels.graph(
             "Network difficulty",
-            "Difficulty of the network as reported for this site. Payouts per hash move the other way.",
+            "Difficulty of the network as reported for this site. Payouts per hash move the other way: "
+            "worry about a jump by half within an hour.",
             panels.over_time(each("cryptoloot_network_difficulty"), "{{site}}"),
             decimals=2,
             width=8,
@@ -225,19 +237,21 @@ def _users() -> list[panels.Panel]:
             sort="-Hashes",
             width=14,
             height=12,
-            empty="-",
+            empty=OFF,
             overrides=[
                 ("Site", {"custom.width": 90}),
                 ("User", {"custom.minWidth": 180}),
                 ("Hashes", {**panels.gauge_cell(), "unit": "si:H", "decimals": 2}),
-                ("Balance", {**panels.gauge_cell(SECOND), "decimals": COINS}),
-                ("Withdrawn", {"decimals": COINS, "custom.width": 110}),
+                ("Balance", {**panels.gauge_cell(SECOND), "unit": "none", "decimals": COINS}),
+                ("Withdrawn", {"unit": "none", "decimals": COINS, "custom.width": 110}),
             ],
         ),
         panels.ranking(
             "Balances",
-            "The largest balances: what the site may have to pay out soon.",
+            "The largest balances: what the site may have to pay out soon. Worry when one of them is more "
+            "than you have at hand.",
             panels.now(f"sort_desc(topk by (site) ($top, {balance}))", WHO),
+            unit="none",
             decimals=COINS,
             width=10,
             height=12,
@@ -246,7 +260,7 @@ def _users() -> list[panels.Panel]:
         panels.graph(
             "Live rate by user",
             "How fast the totals of the users grow who made most in the time range. Where the API moves "
-            "totals once an hour only, choose a time range of days.",
+            "totals once an hour only, choose a time range of days. Worry when the largest one stops.",
             panels.over_time(f"{rate(HASHES, by=USER)} and on ({USER}) {MOST}", WHO),
             unit="Hs",
             width=14,
@@ -274,37 +288,41 @@ def _freshness() -> list[panels.Panel]:
             "Whether the last poll of each endpoint succeeded. Values stay until they are stale, so a short "
             "gap is no reason to worry.",
             panels.over_time(each("cryptoloot_up", by="site, endpoint"), endpoints),
-            states=panels.UP_STATES,
+            states=boards.UP_STATES,
             width=14,
             height=8,
         ),
         panels.graph(
             "Age of the newest good answer",
-            "The oldest it got, in polling intervals of the endpoint: a bit more than one is as it should "
-            "be. Worry above the dashed line at 3; at 5, unless set otherwise, the values leave the page.",
-            panels.over_time(promql.peak(promql.RELATIVE_AGE), endpoints),
+            "In polling intervals of the endpoint, at each scrape; up to one is drawn as one. Worry above "
+            "the dashed line at 3; at 5, unless set otherwise, the values leave the page.",
+            panels.over_time(promql.relative_age(), endpoints),
             unit="none",
             decimals=1,
             width=10,
             limit=3,
+            reach=True,
         ),
         panels.bars(
             "Failed polls by reason",
-            "Polls that failed in each interval. docs/runbook.md says what each reason means.",
+            "Polls that failed in each interval, each under one reason. Worry when it goes on, and about "
+            "invalid_secret at once.",
             panels.over_time(failed, "{{endpoint}} {{reason}}"),
             decimals=1,
             interval="5m",
             width=14,
             height=6,
-            empty="No poll failed in this time range",
+            empty="None failed, or nothing was scraped",
         ),
         panels.number(
-            "History rows",
-            "Rows of /stats/history, 168 when the site is a week old or older, and hours that are missing "
-            "between them.",
-            panels.now(each("cryptoloot_history_rows"), "{{site}} rows"),
-            panels.now(each("cryptoloot_history_missing_rows"), "{{site}} missing"),
+            "Missing hours",
+            "Hours without a row between the oldest and the newest one of /stats/history. Some APIs leave "
+            "out hours without hashes; worry when others are missing: the sums over a day reach back "
+            "further then.",
+            panels.now(each("cryptoloot_history_missing_rows"), "{{site}}"),
+            unit="locale",
             decimals=0,
+            thresholds=panels.steps(GOOD, (1, WARNING)),
             width=5,
             height=6,
         ),

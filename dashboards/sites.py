@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dashboards import panels, promql
+from dashboards import boards, panels, promql
 from dashboards.panels import BAD, GOOD, MAIN, UNKNOWN, WARNING
 from dashboards.promql import each, largest, with_currency
 
@@ -16,41 +16,45 @@ COINS = 4  # decimals: earnings of a small site are thousandths of a coin
 
 def dashboard() -> Dashboard:
     """Return the dashboard."""
-    found = panels.board(
+    found = boards.board(
         "cryptoloot-sites",
         "Crypto-Loot / Sites",
         "All sites at a glance: is mining healthy, which site is not, what is earned, is the data fresh.",
-        [*panels.targets(), panels.choice("top", "Lines", 5, 10, 25, 50)],
-        [panels.ALERTS, panels.RESTARTS],
+        [*boards.targets(), boards.choice("top", "Lines", 5, 10, 25, 50)],
+        [boards.ALERTS, boards.RESTARTS],
     )
     for panel in (*_health(), *_figures(), _sites()):
         found.with_panel(panel)
-    found.with_row(panels.row("Over time"))
+    found.with_row(boards.row("Over time"))
     for panel in _hashrate():
         found.with_panel(panel)
-    found.with_row(panels.row("Money"))
+    found.with_row(boards.row("Money"))
     for panel in _money():
         found.with_panel(panel)
     return found
 
 
 def _health() -> list[panels.Panel]:
+    none = f"0 * group({promql.ONCE})"
     states = [
-        panels.now(f"count(({promql.STATE}) == 3) or vector(0)", "mining"),
-        panels.now(f"count(({promql.STATE}) == 2) or vector(0)", "low"),
-        panels.now(f"count(({promql.STATE}) == 1) or vector(0)", "nothing mined"),
-        panels.now(f"count(({promql.STATE}) < 1) or vector(0)", "no data"),
+        panels.now(f"count(({promql.STATE}) >= 3) or {none}", "mining"),
+        panels.now(f"count(({promql.STATE}) == 2) or {none}", "low"),
+        panels.now(f"count(({promql.STATE}) == 1) or {none}", "nothing mined"),
+        panels.now(f"count(({promql.STATE}) < 1) or {none}", "no data"),
     ]
     firing = f'count({promql.FIRING[:-1]}, severity="%s"}}) or 0 * group(cryptoloot:links:info)'
     return [
         panels.number(
             "Sites",
-            "How many sites mine, by what their newest settled hour says. Low: below the line that the "
-            "alerts judge by. No data: no settled hour is known, or no exporter is scraped. Worry when "
-            "anything but mining is coloured.",
+            "How many sites mine, by what their newest settled hour says; those too small to be judged are "
+            "among them. Low: below the line that the alerts judge by. No data: no settled hour is known, "
+            "or no exporter has been scraped for up to three hours. Worry when anything but mining is "
+            "coloured.",
             *states,
+            unit="locale",
             width=10,
             decimals=0,
+            empty="no site is known",
             overrides=[
                 ("mining", panels.alarming(GOOD)),
                 ("low", panels.alarming(WARNING)),
@@ -60,8 +64,8 @@ def _health() -> list[panels.Panel]:
         ),
         panels.number(
             "Firing alerts",
-            "Alerts of alerts/cryptoloot.rules.yml that fire now, by severity. Critical ones page somebody. "
-            "Without a number, Prometheus has not loaded the rules.",
+            "Alerts of alerts/cryptoloot.rules.yml that fire now, by severity. Worry about critical ones at "
+            "once, about warnings today. Without a number, Prometheus has not loaded the rules.",
             *(panels.now(firing % severity, severity) for severity in ("critical", "warning", "info")),
             width=7,
             decimals=0,
@@ -74,16 +78,17 @@ def _health() -> list[panels.Panel]:
         ),
         panels.number(
             "Freshness",
-            "Late: endpoints whose last good answer is older than three polling intervals. Oldest: the age "
-            "of the oldest good answer. Worry when any is late: values leave the page after five intervals.",
+            "Late: endpoints whose last good answer was older than three polling intervals when it was "
+            "scraped, or that have never answered. Oldest: the age of the oldest good answer. Worry when "
+            "any is late: values leave the page after five intervals.",
             panels.now(f"count({promql.LATE}) or 0 * group({each('cryptoloot_site_info')})", "late"),
-            panels.now(f"max({promql.KNOWN_AGE})", "oldest"),
+            panels.now(f"-1 * group({promql.never()}) or max({promql.age()})", "oldest"),
             width=7,
             decimals=0,
             empty="nothing is scraped",
             overrides=[
                 ("late", {**panels.alarming(BAD), "noValue": "?"}),
-                ("oldest", {"unit": "s", "decimals": 1}),
+                ("oldest", {"unit": "s", "decimals": 1, "mappings": panels.words({-1: ("never", BAD)})}),
             ],
         ),
     ]
@@ -93,7 +98,8 @@ def _figures() -> list[panels.Panel]:
     return [
         panels.number(
             "Hashrate",
-            "Sum of all sites' newest settled hours. An hour is settled a quarter of an hour after its end.",
+            "Sum of all sites' newest settled hours. An hour is settled a quarter of an hour after its end. "
+            "It has days and nights: no reason to worry while all sites are mining.",
             panels.now(f"sum({promql.HASHRATE})"),
             unit="Hs",
             decimals=1,
@@ -103,10 +109,10 @@ def _figures() -> list[panels.Panel]:
             "Of the usual",
             "Hashrate of the newest settled hours, as a share of what these hours usually bring: the median "
             "of the same hour on the earlier days of the week. Sites without a median are left out. Half of "
-            "it may be a quiet weekend: whether it is bad is what the states say.",
+            "it may be a quiet weekend: worry where the states do.",
             panels.now(
                 f"sum({promql.HASHRATE} and on (site) {promql.BASELINE})"
-                f" / sum({promql.BASELINE} and on (site) {promql.HASHRATE})"
+                f" / (sum({promql.BASELINE} and on (site) {promql.HASHRATE}) > 0)"
             ),
             unit="percentunit",
             decimals=0,
@@ -115,8 +121,9 @@ def _figures() -> list[panels.Panel]:
         panels.number(
             "Earnings per day",
             "What the newest settled hours would earn if they lasted for a day, at today's payout; by "
-            "currency.",
+            "currency. Worry when it falls and neither the hour of the day nor the difficulty says why.",
             panels.now(promql.by_currency(promql.EARNINGS), "{{currency}}"),
+            unit="none",
             decimals=COINS,
             named=True,
             width=8,
@@ -124,24 +131,29 @@ def _figures() -> list[panels.Panel]:
         panels.number(
             "Owed to users",
             "Balances that users have not withdrawn yet: of all users where the exporter walks /user/list, "
-            "else of the top users alone, as the names say; by currency.",
+            "else of the top users alone, as the names say; by currency. Worry when it is more than you can "
+            "pay out.",
             panels.now(promql.by_currency(promql.OWED_TO_ALL), "{{currency}}, all users"),
             panels.now(promql.by_currency(promql.OWED_TO_TOP), "{{currency}}, top users"),
+            unit="none",
             decimals=COINS,
             named=True,
             width=8,
         ),
         panels.number(
             "Per million hashes",
-            "Coins that a million hashes earn now, by currency. It falls when the difficulty rises.",
+            "Coins that a million hashes earn now, by currency. It falls when the difficulty rises; worry "
+            "when it falls by a fifth in a day.",
             panels.now(f"max by (currency) ({with_currency(promql.PER_MILLION)})", "{{currency}}"),
+            unit="none",
             decimals=8,
             named=True,
             width=8,
         ),
         panels.number(
             "Difficulty",
-            "Difficulty of the network, by currency. Payouts per hash move the other way.",
+            "Difficulty of the network, by currency. Payouts per hash move the other way: no reason to "
+            "worry by itself, a jump by half within an hour is.",
             panels.now(
                 f"max by (currency) ({with_currency(each('cryptoloot_network_difficulty'))})", "{{currency}}"
             ),
@@ -156,15 +168,15 @@ def _sites() -> panels.Panel:
     return panels.grid(
         "All sites",
         "One row for each site, the worst first; a click on a name leads to the site. State is what the "
-        "newest settled hour says. Worry about every state that is not mining, and about ages of more than "
-        "five intervals.",
+        "newest settled hour says, Oldest the age of the oldest good answer. Worry about every state that "
+        "is coloured and not mining.",
         panels.rows(promql.STATE),
         panels.rows(promql.HASHRATE),
-        panels.rows(f"{promql.HASHRATE} / on (site) {promql.BASELINE}"),
+        panels.rows(promql.OF_USUAL),
         panels.rows(promql.EARNINGS),
         panels.rows(promql.OWED),
-        panels.rows(f"max by (site) ({promql.KNOWN_AGE})"),
-        panels.rows(f"count by (site) ({promql.FIRING})"),
+        panels.rows(f"-1 * group by (site) ({promql.never()}) or on (site) max by (site) ({promql.age()})"),
+        panels.rows(f"count by (site) ({promql.FIRING_OF_SITES})"),
         panels.rows(promql.CURRENCY),
         columns={
             "site": "Site",
@@ -182,8 +194,8 @@ def _sites() -> panels.Panel:
         height=8,
         empty="-",
         overrides=[
-            ("Site", {**panels.leading("Open this site", panels.TO_SITE), "custom.minWidth": 90}),
-            ("State", panels.state_cell(panels.SITE_STATES)),
+            ("Site", {**panels.leading("Open this site", boards.TO_SITE), "custom.minWidth": 90}),
+            ("State", panels.state_cell(boards.SITE_STATES)),
             ("Hashrate", {**panels.gauge_cell(), "unit": "Hs", "decimals": 1, "custom.minWidth": 125}),
             (
                 "Of the usual",
@@ -195,10 +207,18 @@ def _sites() -> panels.Panel:
                     **panels.gauge_cell(),
                 },
             ),
-            ("Earnings/day", {"decimals": COINS, "custom.width": 105}),
-            ("Owed", {"decimals": COINS, "custom.width": 90}),
+            ("Earnings/day", {"unit": "none", "decimals": COINS, "custom.width": 105}),
+            ("Owed", {"unit": "none", "decimals": COINS, "custom.width": 90}),
             ("Coin", {"custom.width": 60}),
-            ("Oldest", {"unit": "s", "decimals": 1, "custom.width": 95}),
+            (
+                "Oldest",
+                {
+                    "unit": "s",
+                    "decimals": 1,
+                    "mappings": panels.words({-1: ("never", BAD)}),
+                    "custom.width": 95,
+                },
+            ),
             (
                 "Alerts",
                 {
@@ -220,27 +240,33 @@ def _hashrate() -> list[panels.Panel]:
             "What the newest settled hour said at each time. Nights and weekends are no drops where the "
             "baseline knows them. Worry about what is not mining and lasts.",
             panels.over_time(promql.STATE, "{{site}}"),
-            states=panels.SITE_STATES,
+            states=boards.SITE_STATES,
             width=14,
             height=8,
         ),
         panels.grid(
             "Alerts now",
-            "What fires now, and for which site. The runbook says what to do.",
+            "What fires now, critical alerts first; those of an exporter have no site. A click on an alert "
+            "leads to the runbook, where the rules say that it is. Worry about whatever stands here.",
             panels.rows(promql.BY_SEVERITY),
-            columns={"Value": "Severity", "site": "Site", "alertname": "Alert"},
+            columns={"Value": "Severity", "alertname": "Alert", "site": "Site", "instance": "Instance"},
             sort="-Severity",
             width=10,
-            empty="No alert fires",
+            empty="No alert fires, or the rules are not loaded",
             overrides=[
-                ("Severity", panels.state_cell(panels.SEVERITIES)),
-                ("Site", {**panels.leading("Open this site", panels.TO_SITE), "custom.width": 90}),
-                ("Alert", panels.leading("Open the runbook", panels.TO_RUNBOOK)),
+                ("Severity", panels.state_cell(boards.SEVERITIES)),
+                (
+                    "Site",
+                    {**panels.leading("Open this site", boards.TO_SITE), "noValue": "-", "custom.width": 90},
+                ),
+                ("Instance", {"noValue": "-", "custom.width": 130}),
+                ("Alert", panels.leading("Open the runbook", boards.TO_RUNBOOK)),
             ],
         ),
         panels.graph(
             "Hashrate by site",
-            "Hashrate of the newest settled hour, of the sites that have most of it; a step each hour.",
+            "Hashrate of the newest settled hour, of the sites that had most of it in the time range; a "
+            "step each hour. Worry when a line falls and its neighbours do not.",
             panels.over_time(largest(promql.HASHRATE, size), "{{site}}"),
             unit="Hs",
             hourly=True,
@@ -249,11 +275,12 @@ def _hashrate() -> list[panels.Panel]:
             "Hashrate against its drop line",
             "Hashrate of the newest settled hour as a share of the line that the alerts judge by, which "
             "knows nights and weekends; of the same sites. Worry below the dashed line at 100 %.",
-            panels.over_time(largest(f"{promql.HASHRATE} / on (site) {promql.DROP}", size), "{{site}}"),
+            panels.over_time(largest(promql.OF_DROP, size), "{{site}}"),
             unit="percentunit",
             decimals=0,
             hourly=True,
             limit=1,
+            reach=True,
         ),
     ]
 
@@ -262,28 +289,35 @@ def _money() -> list[panels.Panel]:
     return [
         panels.graph(
             "Earnings per day over time",
-            "What the settled hour of each time would have earned if it had lasted for a day, by currency.",
+            "What the settled hour of each time would have earned if it had lasted for a day, by currency. "
+            "Worry when the same hours of the week bring less and less.",
             panels.over_time(promql.by_currency(promql.EARNINGS), "{{currency}}"),
+            unit="none",
             decimals=COINS,
             hourly=True,
         ),
         panels.graph(
             "Owed to users over time",
             "Balances that users have not withdrawn yet, by currency: of all users where the exporter walks "
-            "/user/list, else of the top users. It falls when users withdraw.",
+            "/user/list, else of the top users. It falls when users withdraw; worry when it only grows, and "
+            "payouts may be stuck.",
             panels.over_time(promql.by_currency(promql.OWED), "{{currency}}"),
+            unit="none",
             decimals=COINS,
         ),
         panels.graph(
             "Coins per million hashes",
-            "What a million hashes earn, by currency. A jump tenfold means that the API has changed a unit.",
+            "What a million hashes earn, by currency. Worry about a jump tenfold: the API has changed a "
+            "unit.",
             panels.over_time(f"max by (currency) ({with_currency(promql.PER_MILLION)})", "{{currency}}"),
+            unit="none",
             decimals=8,
             zero=False,
         ),
         panels.graph(
             "Network difficulty",
-            "Difficulty of the network, by currency. Payouts per hash move the other way.",
+            "Difficulty of the network, by currency. Payouts per hash move the other way: worry about a "
+            "jump by half within an hour.",
             panels.over_time(
                 f"max by (currency) ({with_currency(each('cryptoloot_network_difficulty'))})", "{{currency}}"
             ),

@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 SCENES = {"quiet": QUIET, "incidents": INCIDENTS}
-VALUES = {"job": ".+", "instance": ".+", "site": ".+", "top": "10"}
-TIMES = {"__rate_interval": "8m", "__range": "86400s", "__interval": "2m"}
-STEP = 120  # seconds
+VALUES = {"job": "cryptoloot|cryptoloot-sites", "instance": ".+", "site": ".+", "top": "10"}
+STEP = 120  # seconds between points, and between scrapes
 # What is empty when all is well, by its dashboard, title and letter.
 WELL = {
     ("cryptoloot-sites", "Alerts now", "A"): "no alert fires",
@@ -64,13 +63,20 @@ class Query(NamedTuple):
     letter: str
     expression: str
     instant: bool
+    step: int = STEP
 
     def found(self, stage: Stage, now: float, **chosen: str) -> list[dict[str, Any]]:
         """Return what it finds, with numbers in it: series without any, or with NaN alone, are none."""
         expression = self.expression
-        for name, value in {**VALUES, **TIMES, **chosen}.items():
+        times = {
+            "__interval_ms": str(self.step * 1000),
+            "__interval": f"{self.step}s",
+            "__rate_interval": f"{max(self.step + STEP, 4 * STEP)}s",  # as Grafana has it
+            "__range": f"{DAY}s",
+        }
+        for name, value in {**times, **VALUES, **chosen}.items():
             expression = expression.replace(f"${name}", value)
-        span = {"time": now} if self.instant else {"start": now - DAY, "end": now, "step": STEP}
+        span = {"time": now} if self.instant else {"start": now - DAY, "end": now, "step": self.step}
         path = "query" if self.instant else "query_range"
         answer = ask(stage.prometheus, f"/api/v1/{path}?{urlencode({'query': expression, **span})}")
         document = json.loads(answer.body)
@@ -85,8 +91,13 @@ def numbers(series: dict[str, Any]) -> list[float]:
     return [float(value) for _, value in pairs]
 
 
+def step(panel: dict[str, Any]) -> int:
+    """Return the seconds between two points of a panel; some want fewer of them."""
+    return max(STEP, 60 * int(panel.get("interval", "0m").removesuffix("m")))
+
+
 QUERIES = [
-    Query(board, panel["title"], target["refId"], target["expr"], target["instant"])
+    Query(board, panel["title"], target["refId"], target["expr"], target["instant"], step(panel))
     for board in BOARDS
     for panel in drawn(board)
     for target in panel["targets"]

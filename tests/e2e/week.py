@@ -235,6 +235,8 @@ def scraping(directory: Path, exporter: int, targets: list[Target]) -> Iterator[
         "scrape_configs": jobs,
     }
     config, port = directory / "prometheus.yml", free_port()
+    # A stranger, of whom no dashboard may tell.
+    jobs.append({"job_name": "prometheus", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]})
     config.write_text(json.dumps(document))
     flags = [
         f"--config.file={config}",
