@@ -15,7 +15,7 @@ import re
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
 import httpx
 import structlog
@@ -68,7 +68,9 @@ class Scene(NamedTuple):
             Target(f"/probe?target={name}", {"job": "cryptoloot-sites", "instance": name})
             for name in world.sites
         ]
-        return [Target("/metrics", EXPORTER), *(() if self.sites_on_metrics else probes)]
+        # A second exporter that polls the same site: no sum may have it twice.
+        twin = Target("/probe?target=shop", {"job": "cryptoloot-sites", "instance": "twin"})
+        return [Target("/metrics", EXPORTER), *(() if self.sites_on_metrics else (*probes, twin))]
 
 
 def all_well(world: World, end: float) -> None:
@@ -221,7 +223,7 @@ def scraping(directory: Path, exporter: int, targets: list[Target]) -> Iterator[
         {
             "job_name": str(number),
             "metrics_path": target.path.partition("?")[0],
-            "params": {"target": [target.labels["instance"]]} if "?" in target.path else {},
+            "params": parse_qs(target.path.partition("?")[2]),
             "static_configs": [{"targets": [f"127.0.0.1:{exporter}"], "labels": dict(target.labels)}],
         }
         for number, target in enumerate(targets)
