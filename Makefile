@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DEBIAN := prometheus prometheus-alertmanager curl openssl chromium
+DEBIAN := prometheus prometheus-alertmanager victoria-metrics chromium curl openssl
 BENCH_DEBIAN := nginx-light prometheus-pushgateway prometheus-node-exporter wrk
 
 # Install what is missing of these packages, where apt is there.

@@ -260,7 +260,7 @@ def _hashrate() -> list[panels.Panel]:
                     {**panels.leading("Open this site", boards.TO_SITE), "noValue": "-", "custom.width": 90},
                 ),
                 ("Instance", {"noValue": "-", "custom.width": 130}),
-                ("Alert", panels.leading("Open the runbook", boards.TO_RUNBOOK)),
+                ("Alert", {**panels.leading("Open the runbook", boards.TO_RUNBOOK), "custom.minWidth": 190}),
             ],
         ),
         panels.graph(

@@ -7,12 +7,16 @@ asked, so that a second run over the same rows writes the same bytes.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
+import netrc
 from collections import defaultdict
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import httpx
+import msgspec
 
 from exporter import history, metrics, snapshot
 from exporter.exposition import Format, header, number, series
@@ -27,9 +31,12 @@ if TYPE_CHECKING:
 
     Windows = Sequence[tuple[float, float]]  # ascending; what lies strictly between the two times of each
 
+T = TypeVar("T")
+
 EVERY = 240  # seconds: below Prometheus' lookback of five minutes, so that graphs have no holes
 LOOKBACK = 300  # seconds without a sample after which a graph has one
 HEAD = 3 * 3600  # seconds that Prometheus keeps in its head at most, while it is well
+EARLIER = 30 * 86_400  # seconds before the API's oldest row in which a series may have been there
 CHUNK = 86_400  # seconds that Prometheus is asked for at once
 TIMEOUT = 60.0  # seconds that an answer of Prometheus may take
 DAY_ROWS = 24
@@ -165,10 +172,13 @@ async def missing(
     found: dict[str, Windows] = {}
     for each in sources:
         oldest = min((row.synctime for row in each.known.last_rows), default=now)
-        for selector in map(each.series, METRICS):
-            held = await prometheus.held(selector, max(since, oldest), now)
-            free = holes(held) if gaps else [(-math.inf, held[0] if held else now)]
-            found[selector] = [(after, min(before, end)) for after, before in free if after < end]
+        times = [prometheus.held(each, metric, max(since, oldest), now) for metric in METRICS]
+        held = dict(zip(METRICS, await asyncio.gather(*times), strict=True))
+        if not any(held.values()):
+            await prometheus.refuse_others(each, now)
+        for metric in METRICS:
+            free = holes(held[metric]) if gaps else [(-math.inf, min(held[metric], default=now))]
+            found[each.series(metric)] = [(after, min(to, end)) for after, to in free if after < min(to, end)]
     return found, end
 
 
@@ -177,19 +187,39 @@ def holes(held: Sequence[float]) -> Windows:
     return [(one, other) for one, other in pairwise(held) if other - one > LOOKBACK]
 
 
+class _Series(msgspec.Struct):
+    metric: dict[str, str]
+    values: list[tuple[float, str]] = []
+
+
+class _Result(msgspec.Struct):
+    result: list[_Series]
+
+
+class _Answer(msgspec.Struct):
+    data: _Result
+
+
+class _Head(msgspec.Struct):
+    minTime: float  # noqa: N815 - Prometheus' name
+
+
+class _Stats(msgspec.Struct):
+    headStats: _Head  # noqa: N815
+
+
+class _Status(msgspec.Struct):
+    data: _Stats
+
+
 class Prometheus:
     """A Prometheus, or what answers like it, at a URL; `transport` replaces the network in tests."""
 
     def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        """Raise Unanswered where the URL is none."""
-        try:
-            self._http = httpx.AsyncClient(base_url=url, transport=transport, timeout=TIMEOUT)
-        except httpx.InvalidURL as error:
-            problem = str(error)
-        else:
-            self.host = self._http.base_url.netloc.decode().rpartition("@")[2]
-            return
-        raise Unanswered(f"--prometheus is no URL: {problem}")
+        self._http = httpx.AsyncClient(base_url=url, transport=transport, timeout=TIMEOUT, trust_env=False)
+        self._host = self._http.base_url.netloc.decode()
+        with contextlib.suppress(OSError, netrc.NetrcParseError):  # most have none, and need none
+            self._http.auth = httpx.NetRCAuth()
 
     async def __aenter__(self) -> Self:
         return self
@@ -197,38 +227,64 @@ class Prometheus:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def held(self, selector: str, since: float, now: float) -> list[float]:
-        """Return the times of the samples that it has of a series, ascending. Raises Unanswered."""
-        found: set[float] = set()
-        while since < now:
-            end = min(since + CHUNK, now)
-            found.update(await self._asked(f"{selector}[{math.ceil(end - since)}s]", end))
-            since = end
-        return sorted(found)
-
     async def head(self, now: float) -> float:
         """Return where its head begins: what it has not made blocks of yet. Raises Unanswered.
 
-        A block must not overlap it: after a restart Prometheus would drop from its log what is older than the
-        newest block's end, of all series. Who does not tell where it begins has at most the last three hours.
+        A block must not overlap it: after a restart Prometheus would drop from its log what is older than
+        the newest block's end, of all series. Who does not tell where it begins has three hours at most.
         """
+        found, _ = await self._got(_Status, "/api/v1/status/tsdb")
+        return min(now, found.data.headStats.minTime / 1000) if found else now - HEAD
+
+    async def held(self, site: Source, metric: Metric, since: float, now: float) -> list[float]:
+        """Return the times of its samples of a series, ascending, from a little before `since` on.
+
+        Where there are earlier ones, they count as one that is that little before.
+        Raises Unanswered, also where it is not one series of the same labels.
+        """
+        selector = site.series(metric)
+        begin = since - LOOKBACK
+        earlier = await self._vector(f"count_over_time({selector}[{EARLIER}s])", begin)
+        recent = [
+            one
+            for at in range(math.ceil((now - begin) / CHUNK))
+            for one in await self._vector(f"{selector}[{CHUNK}s]", min(begin + (at + 1) * CHUNK, now))
+        ]
+        for one in (*earlier, *recent):
+            if more := sorted(one.metric.keys() - site.labels.keys() - {"__name__"}):
+                raise Unanswered(
+                    f"Prometheus at {self._host} has {site.subject.name} with more labels than --label "
+                    f"names: {', '.join(more)}"
+                )
+        times = {at for one in recent for at, _ in one.values if at > begin}
+        return sorted(times | ({begin} if earlier else set()))
+
+    async def refuse_others(self, site: Source, now: float) -> None:
+        """Raise Unanswered where it has the site under labels other than these: there would be two of it."""
+        selector = series(metrics.SETTLED_TIMESTAMP.name, {"site": site.subject.name})
+        for one in await self._vector(f"last_over_time({selector}[1d])", now):
+            there = ", ".join(f"{name}={one.metric.get(name, '')}" for name in ("job", "instance"))
+            raise Unanswered(
+                f"Prometheus at {self._host} has {site.subject.name} under other labels ({there}): give them "
+                "by --label, or there will be two of it"
+            )
+
+    async def _vector(self, expression: str, at: float) -> list[_Series]:
+        found, status = await self._got(_Answer, "/api/v1/query", query=expression, time=str(at))
+        if found:
+            return found.data.result
+        raise Unanswered(
+            f"Prometheus at {self._host}: no answer to a query, status {status}; is a path missing, as in "
+            "http://host/prometheus?"
+        )
+
+    async def _got(self, kind: type[T], path: str, **parameters: str) -> tuple[T | None, int]:
+        """Return an answer, None where it is not of this kind, and its status. Raises Unanswered."""
         try:
-            answer = await self._http.get("/api/v1/status/tsdb")
-            return min(now, float(answer.json()["data"]["headStats"]["minTime"]) / 1000)
+            answer = await self._http.get(path, params=parameters)
+            return msgspec.json.decode(answer.content, type=kind), answer.status_code
         except httpx.HTTPError as error:
             problem = type(error).__name__
-        except (ValueError, KeyError, TypeError):
-            return now - HEAD
-        raise Unanswered(f"Prometheus at {self.host} cannot be asked ({problem})")
-
-    async def _asked(self, expression: str, at: float) -> list[float]:
-        problem = ""
-        try:
-            answer = await self._http.get("/api/v1/query", params={"query": expression, "time": str(at)})
-            result = answer.json()["data"]["result"]
-            return [float(time) for one in result for time, _ in one["values"]]
-        except httpx.HTTPError as error:
-            problem = f" cannot be asked ({type(error).__name__})"
-        except (ValueError, KeyError, TypeError):
-            problem = f": no answer to a query, status {answer.status_code}"
-        raise Unanswered(f"Prometheus at {self.host}{problem}")
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return None, answer.status_code
+        raise Unanswered(f"Prometheus at {self._host} cannot be reached: {problem}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import sys
@@ -140,34 +141,41 @@ def _misused(problem: str) -> int:
 
 def _backfill(flags: argparse.Namespace) -> int:
     loaded = _load(flags)
-    known = {site.name for site in loaded.sites}
-    for name in flags.site:
-        if name not in known:
-            return _misused(f"--site {name}: the config has no such site; it has {', '.join(sorted(known))}")
-    if flags.gaps and not flags.prometheus:
-        return _misused("--gaps needs --prometheus: it says where the gaps are")
+    if problem := _contradiction(flags, {site.name for site in loaded.sites}):
+        return _misused(problem)
     if not {"job", "instance"} <= set(flags.label):
-        print(
+        _tell(
             "warning: without --label job=... and --label instance=... these become series of their own, "
-            "beside those that Prometheus scrapes",
-            file=sys.stderr,
+            "beside those that Prometheus scrapes"
         )
     now = time.time()
     try:
         sources, windows, failures = asyncio.run(_asked(loaded, flags, now))
+        for site, endpoint, reason, detail in failures:
+            _tell(f"failed: {site} {endpoint}: {reason}: {detail}")
+        if not sources:
+            return FAILED
+        samples = _write(backfill.written(sources, windows, flags.since, now), flags.output)
     except backfill.Unanswered as error:
-        print(error, file=sys.stderr)
+        _tell(str(error))
         return FAILED
-    lines = backfill.written(sources, windows, flags.since, now)
-    if flags.output == "-":
-        samples = _write(lines, sys.stdout)
-    else:
-        with Path(flags.output).open("w", encoding="utf-8") as file:
-            samples = _write(lines, file)
-    print(f"{samples:,} samples of {len(sources)} sites", file=sys.stderr)
-    for site, endpoint, reason, detail in failures:
-        print(f"failed: {site} {endpoint}: {reason}: {detail}", file=sys.stderr)
+    except BrokenPipeError:
+        raise  # as of any command
+    except OSError as error:
+        return _misused(f"--output {flags.output}: {error.strerror}")
+    _tell(f"{samples:,} samples of {len(sources)} {'site' if len(sources) == 1 else 'sites'}")
     return FAILED if failures else FINE
+
+
+def _contradiction(flags: argparse.Namespace, known: set[str]) -> str | None:
+    """Return what is wrong with flags that are right by themselves."""
+    if unknown := sorted(set(flags.site) - known):
+        return f"--site {unknown[0]}: the config has no such site; it has {', '.join(sorted(known))}"
+    if flags.gaps and flags.prometheus is None:
+        return "--gaps needs --prometheus: it says where the gaps are"
+    if flags.since >= (math.inf if flags.until is None else flags.until):
+        return "--since is not before --until: nothing lies between"
+    return None
 
 
 async def _asked(
@@ -175,27 +183,60 @@ async def _asked(
 ) -> tuple[list[backfill.Source], Mapping[str, backfill.Windows], list[tuple[str, str, str, str]]]:
     """Ask the API for the rows, and Prometheus for what it has."""
     known, failures = await app.histories(loaded, flags.site)
-    sources = [backfill.source(subject, snapshot, flags.label) for subject, snapshot in known]
-    if not flags.prometheus:
+    missed = {site for site, *_ in failures}
+    sources = [
+        backfill.source(subject, snapshot, flags.label)
+        for subject, snapshot in known
+        if subject.name not in missed
+    ]
+    for each in sources:
+        if each.known.last_rows and each.known.meaning == "unknown":
+            _tell(
+                f"note: what hashes of {each.subject.name} mean is unknown, so no sums of hashes are written"
+            )
+    if flags.prometheus is None:
         return sources, backfill.before(sources, flags.until), failures
     async with backfill.Prometheus(flags.prometheus) as prometheus:
         windows, end = await backfill.missing(sources, prometheus, flags.since, now, gaps=flags.gaps)
-    print(
-        f"nothing from {datetime.fromtimestamp(end, UTC):%Y-%m-%dT%H:%M:%SZ} on: what Prometheus has in its "
-        "head since then must not be overlapped; run this again when it has made a block of it",
-        file=sys.stderr,
-    )
+    if end < now:
+        _tell(
+            f"nothing from {datetime.fromtimestamp(end, UTC):%Y-%m-%dT%H:%M:%SZ} on: blocks must not overlap "
+            "Prometheus' head, which begins there (or is taken to, where it does not say); run this again "
+            "with --gaps in three hours for what is left"
+        )
     return sources, windows, failures
 
 
-def _write(lines: Iterable[str], out: TextIO) -> int:
+def _write(lines: Iterable[str], output: str) -> int:
+    """Write the lines, all or none, and how far it is to a terminal; return how many samples they are."""
+    if output == "-":
+        return _written(lines, sys.stdout)
+    path = Path(output)
+    if path.exists() and not path.is_file():  # a pipe, a device
+        with path.open("w", encoding="utf-8") as out:
+            return _written(lines, out)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as out:
+            samples = _written(lines, out)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return samples
+
+
+def _written(lines: Iterable[str], out: TextIO) -> int:
     samples = 0
     for line in lines:
         out.write(line)
         samples += not line.startswith("#")
-        if samples % PROGRESS == 0 and sys.stderr.isatty():
+        if samples and samples % PROGRESS == 0 and sys.stderr.isatty():
             print(f"{samples:,} samples", end="\r", file=sys.stderr)
     return samples
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 async def _daemon(

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from exporter import __version__
 
@@ -22,6 +23,7 @@ DEFAULT_ADDRESS = "0.0.0.0:12758"
 DEMO_ADDRESS = "127.0.0.1:12758"
 SIMULATOR_ADDRESS = "127.0.0.1:12759"
 LEVELS = ("debug", "info", "warning", "error")
+MILLISECONDS = 1e11  # what is more is no number of seconds that anybody means
 LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 
 
@@ -123,7 +125,10 @@ def _backfill(make: Make) -> argparse.ArgumentParser:
         help="nothing from this time on: RFC 3339, Unix seconds, or now for a TSDB that has never run",
     )
     end.add_argument(
-        "--prometheus", metavar="URL", help="nothing from where a series begins in this Prometheus on"
+        "--prometheus",
+        type=_url,
+        metavar="URL",
+        help="nothing from where a series begins in this Prometheus on; a password comes from ~/.netrc",
     )
     return backfill
 
@@ -233,23 +238,37 @@ class _Labels(argparse.Action):
 
 def _label(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not (equals and value and LABEL.fullmatch(name)) or name == "site":
+    if not (equals and value and LABEL.fullmatch(name)) or name == "site" or not value.isprintable():
         raise argparse.ArgumentTypeError(
             f"{text!r} is not NAME=VALUE with a label of Prometheus' as the name; site is the samples' own"
         )
     return name, value
 
 
+def _url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        fine = url.scheme in {"http", "https"} and url.hostname and (url.port or True) and not url.username
+    except ValueError:
+        fine = False
+    if not fine:
+        raise argparse.ArgumentTypeError(  # without the text: it may hold a password
+            "write http://HOST:PORT, or https, with a path where there is one; a password goes into ~/.netrc"
+        )
+    return text
+
+
 def _time(text: str) -> float:
     """Return Unix seconds; `now` is without end, since nothing is told of what is not yet."""
     if text == "now":
         return math.inf
+    moment = None
     try:
-        moment = datetime.fromisoformat(text) if "T" in text.upper() else None
+        moment = datetime.fromisoformat(text.upper()) if ":" in text else None
         found = float(text) if moment is None else moment.timestamp()
     except ValueError:
         found = math.nan
-    if not math.isfinite(found) or (moment is not None and moment.tzinfo is None):
+    if not 0 <= found < MILLISECONDS or (moment is not None and moment.tzinfo is None):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no time: write 2026-01-31T12:00:00Z, Unix seconds, or now"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import subprocess
 import tempfile
 import tracemalloc
@@ -20,13 +22,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from exporter import backfill, history, metrics, snapshot
 from exporter.backfill import EVERY, LOOKBACK, METRICS, Prometheus, Source, Unanswered
+from exporter.cli import main
 from exporter.history import DAY, HOUR, Meaning
 from exporter.model import HistoryRow
 from exporter.snapshot import Now, Snapshot
 from tests.conftest import WALL, parsed, required
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 NAMES = [metric.name for metric in METRICS]
 LABELS = {"job": "cryptoloot", "instance": "{site}"}
@@ -251,22 +254,50 @@ def answering(answer: Any, status: int = 200) -> Prometheus:
         content = answer(request.url.params) if callable(answer) else answer
         return httpx.Response(status, json=content)
 
-    return Prometheus("http://me:secret@prom:9090", httpx.MockTransport(respond))
+    return Prometheus("http://prom:9090/prometheus", httpx.MockTransport(respond))
+
+
+def having(
+    times: Sequence[float], labels: Mapping[str, str] | None = None, head: float = 2**63 / 1000
+) -> Prometheus:
+    """Return a Prometheus that has samples of each series of `demo` at these times."""
+    own = {**LABELS, "instance": "demo", "site": "demo"} if labels is None else labels
+
+    def answer(parameters: httpx.QueryParams) -> dict[str, Any]:
+        if not parameters:
+            return {"data": {"headStats": {"minTime": head * 1000}}}
+        asked = all(f'{name}="{own[name]}"' in parameters["query"] for name in own if name in LABELS)
+        end, span = float(parameters["time"]), re.findall(r"\[(\d+)(s|d)\]", parameters["query"])[0]
+        begin = end - int(span[0]) * (1 if span[1] == "s" else DAY)
+        found = [[at, "1"] for at in times if begin <= at <= end]
+        other = "instance=" not in parameters["query"]  # whoever has the site at all
+        return {"data": {"result": [{"metric": own, "values": found}] if found and (asked or other) else []}}
+
+    return answering(answer)
+
+
+def windows(prometheus: Prometheus, site: Source, since: float = -inf, *, gaps: bool) -> list[Any]:
+    """Return the windows, which are the same for all metrics here."""
+    found, _ = asyncio.run(backfill.missing([site], prometheus, since, WALL, gaps=gaps))
+    (same,) = {tuple(each) for each in found.values()}
+    return list(same)
 
 
 def test_prometheus_is_asked_day_by_day() -> None:
-    """Raw samples, so that their times are exact; those at the edges of two days are told once."""
+    """Raw samples, so that their times are exact, from a little before; those at the edges are told once."""
     asked = []
 
     def answer(parameters: httpx.QueryParams) -> dict[str, Any]:
         asked.append(parameters["query"])
         times = [float(parameters["time"]) - DAY, float(parameters["time"])]
-        return {"data": {"result": [{"values": [[at, "1"] for at in times]}]}}
+        return {"data": {"result": [{"metric": {}, "values": [[at, "1"] for at in times]}]}}
 
-    found = asyncio.run(answering(answer).held('up{job="a"}', 0, 2 * DAY))
+    site = source(week())
+    found = asyncio.run(answering(answer).held(site, metrics.HASHRATE, 2 * DAY, 4 * DAY))
+    selector = site.series(metrics.HASHRATE)
 
-    assert [0, DAY, 2 * DAY] == found
-    assert [f'up{{job="a"}}[{DAY}s]'] * 2 == asked
+    assert [2 * DAY - LOOKBACK, 3 * DAY - LOOKBACK, 3 * DAY, 4 * DAY - LOOKBACK, 4 * DAY] == found
+    assert [f"count_over_time({selector}[{30 * DAY}s])", *[f"{selector}[{DAY}s]"] * 3] == asked
 
 
 @pytest.mark.parametrize(
@@ -277,36 +308,36 @@ def test_prometheus_is_asked_day_by_day() -> None:
         ({"data": {"result": [{}]}}, 200),
     ],
 )
-def test_an_answer_that_is_none_is_told_without_the_url(answer: Any, status: int) -> None:
-    """Which Prometheus, and its status; nothing of what the answer or the URL hold."""
+def test_an_answer_that_is_none_is_told(answer: Any, status: int) -> None:
+    """Which Prometheus, and what to try; nothing of what the answer holds."""
     with pytest.raises(Unanswered) as caught:
-        asyncio.run(answering(answer, status).held("up", 0, DAY))
+        asyncio.run(answering(answer, status).held(source(week()), metrics.HASHRATE, 0, DAY))
 
-    assert f"Prometheus at prom:9090: no answer to a query, status {status}" == str(caught.value)
-
-
-def test_a_url_that_is_none_is_told() -> None:
-    """Before anything is asked of anybody."""
-    with pytest.raises(Unanswered, match="--prometheus is no URL"):
-        Prometheus("http://prom:port")
+    assert str(caught.value).startswith("Prometheus at prom:9090: no answer to a query")
+    assert "secret" not in str(caught.value)
 
 
 def test_windows_end_where_a_series_begins() -> None:
-    """Without `gaps` all is free before the first sample; a series that is not there is free until now."""
+    """All is free before the first sample, and until now where there is none at all."""
     site = source(week())
 
-    def answer(parameters: httpx.QueryParams) -> dict[str, Any]:
-        if not parameters:
-            return {"data": {"headStats": {"minTime": 2**63 - 1}}}  # as an empty head has it
-        there = metrics.HASHRATE.name in parameters["query"]
-        return {"data": {"result": [{"values": [[WALL - 100, "1"]]}] if there else []}}
+    assert [(-inf, WALL - 100)] == windows(having([WALL - 100, WALL - 90]), site, gaps=False)
+    assert [(-inf, WALL)] == windows(having([]), site, gaps=False)
 
-    found, end = asyncio.run(backfill.missing([site], answering(answer), -inf, WALL, gaps=False))
 
-    assert WALL == end
+def test_what_was_there_before_is_seen() -> None:
+    """Where a series has samples before the API's oldest row, or before `since`, nothing is before it."""
+    site = source(week())
+    old = [WALL - 9 * DAY, WALL - 8 * DAY, WALL - 3 * DAY]
+    begin = WALL - 2 * HOUR
+    dense = [WALL - index * 60.0 for index in range(600)]
 
-    assert [(-inf, WALL - 100)] == found[site.series(metrics.HASHRATE)]
-    assert [(-inf, WALL)] == found[site.series(metrics.BASELINE)]
+    oldest = site.known.last_rows[0].synctime - LOOKBACK
+
+    assert [(-inf, oldest)] == windows(having(old), site, gaps=False)
+    assert [(oldest, WALL - 3 * DAY)] == windows(having(old), site, gaps=True)
+    assert [(-inf, begin - LOOKBACK)] == windows(having(dense), site, begin, gaps=False)
+    assert [] == windows(having(dense), site, begin, gaps=True)
 
 
 def test_nothing_is_written_over_the_head() -> None:
@@ -314,19 +345,69 @@ def test_nothing_is_written_over_the_head() -> None:
     site, head = source(week()), WALL - 2 * HOUR
     times = [WALL - 9 * HOUR, WALL - HOUR, WALL - HOUR / 2]
 
-    def answer(parameters: httpx.QueryParams) -> dict[str, Any]:
-        if not parameters:
-            return {"data": {"headStats": {"minTime": head * 1000}}}
-        return {"data": {"result": [{"values": [[at, "1"] for at in times]}]}}
-
-    found, end = asyncio.run(backfill.missing([site], answering(answer), -inf, WALL, gaps=True))
-
-    assert head == end
-    assert {((times[0], head),)} == {tuple(windows) for windows in found.values()}
+    assert [(times[0], head)] == windows(having(times, head=head), site, gaps=True)
 
 
 def test_a_head_that_is_not_told_is_three_hours() -> None:
     """As for a server that is like Prometheus and keeps its blocks otherwise."""
-    found = asyncio.run(answering({"data": {"totalSeries": 1}}).head(WALL))
+    others: list[Any] = [{"data": {"totalSeries": 1}}, [], "no"]
+    for other in others:
+        assert WALL - 3 * HOUR == asyncio.run(answering(other).head(WALL))
 
-    assert WALL - 3 * HOUR == found
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ({**LABELS, "instance": "demo", "site": "demo", "env": "x"}, "more labels than --label names: env"),
+        (
+            {"job": "other", "instance": "a:1", "site": "demo"},
+            "under other labels \\(job=other, instance=a:1\\)",
+        ),
+    ],
+)
+def test_a_twin_is_refused(labels: dict[str, str], says: str) -> None:
+    """Labels that are not those of the scraped series would make a second one of each."""
+    with pytest.raises(Unanswered, match=says):
+        windows(having([WALL - 100], labels), source(week()), gaps=False)
+
+
+# ------------------------------------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--output=x", "one of the arguments --until --prometheus is required"),
+        ("--output=x --until=now --prometheus=http://a", "not allowed with argument"),
+        (
+            "--output=x --until=tomorrow",
+            "'tomorrow' is no time: write 2026-01-31T12:00:00Z, Unix seconds, or now",
+        ),
+        ("--output=x --until=2026-01-31T12:00:00", "is no time"),
+        ("--output=x --until=1763900000000", "is no time"),
+        ("--output=x --until=now --label=site=a", "site is the samples' own"),
+        ("--output=x --until=now --label=a-b=c", "is not NAME=VALUE"),
+        ("--output=x --until=now --label=a=\udcff", "is not NAME=VALUE"),
+        ("--output=x --until=now --label=a=b --label=a=c", "--label a is there twice"),
+        ("--output=x --prometheus=prom:9090", "write http://HOST:PORT"),
+        ("--output=x --prometheus=http://me:hunter2@prom", "a password goes into ~/.netrc"),
+        ("--output=x --prometheus=http://me:pa/ss@prom", "a password goes into ~/.netrc"),
+        ("--output=x --until=now --site=b", "--site b: the config has no such site; it has a"),
+        ("--output=x --until=now --gaps", "--gaps needs --prometheus"),
+        ("--output=x --since=2026-01-31T12:00:00Z --until=2026-01-31t12:00:00z", "nothing lies between"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, says: str
+) -> None:
+    """Exit code 2, what is wrong, and no part of a password."""
+    config = tmp_path / "config.yaml"
+    config.write_text("api: {url: 'http://127.0.0.1:1'}\nsites: [{name: a, secret: s}]\n")
+    with contextlib.suppress(SystemExit):
+        assert 2 == main(["backfill", f"--config.file={config}", *flags.split()])
+    told = " ".join(capsys.readouterr().err.split())
+
+    assert says in told
+    assert "hunter2" not in told
+    assert "pa/ss" not in told
+    assert not (tmp_path / "x").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 import subprocess
 import time
 from itertools import pairwise
@@ -185,7 +184,9 @@ def test_a_hole_is_filled_and_nothing_else(tmp_path: Path) -> None:
     for series, held in before.items():
         new = {at: value for at, value in after[series].items() if at not in held}
         assert held == {at: value for at, value in after[series].items() if at in held}
-        assert all(lost < at < found_again for at in new)
+        # Strictly between the samples around the hole.
+        assert all(max(at for at in held if at <= lost) < at for at in new)
+        assert all(at < min(at for at in held if at >= found_again) for at in new)
         times = sorted(after[series])
         assert max(b - a for a, b in pairwise(times)) <= LOOKBACK
         name, site = series
@@ -214,17 +215,42 @@ def test_a_running_prometheus_loses_nothing(tmp_path: Path) -> None:
         _, exporter = stack.enter_context(running(tmp_path))
         with scraping(tmp_path, exporter, [target]) as prometheus:
             stage = Stage(QUIET, world, prometheus, exporter)
-            assert until(lambda: stage.query("count_over_time(up[1h]) > 3"), 2 * DEADLINE)
+            assert until(
+                lambda: stage.query("count_over_time(cryptoloot_exporter_series[1h]) > 3"), 2 * DEADLINE
+            )
             assert backfilled(tmp_path, f"--prometheus=http://127.0.0.1:{prometheus}") > 10_000
-            held = raw(stage, "up", "", HOUR)
+            held = raw(stage, "cryptoloot_exporter_series", "", HOUR)
         blocks(tmp_path / "week.om", tmp_path / "data")
         with scraping(tmp_path, exporter, [target]) as prometheus:
             stage = Stage(QUIET, world, prometheus, exporter)
 
-            assert held.keys() <= raw(stage, "up", "", HOUR).keys()
+            assert held.keys() <= raw(stage, "cryptoloot_exporter_series", "", HOUR).keys()
             assert expected(world.sites["shop"], time.time(), time.time() - DAY) == shown(
                 stage, "shop", time.time() - DAY
             )
+
+
+def test_a_site_that_is_refused_leaves_the_others(tmp_path: Path) -> None:
+    """The others are written, who failed is told without the secret, and the exit code says so."""
+    world = World(seed=3, clock=time.time)
+    world.add("shop", "secret-of-shop", users=5)
+    with serving(world) as api:
+        sites = [{"name": "shop", "secret": "secret-of-shop"}, {"name": "game", "secret": "not-its-secret"}]
+        write_config(tmp_path, api.port, *sites)
+        with exporting(tmp_path, "backfill", "--output=week.om", "--until=now", *LABELS) as program:
+            code = program.process.wait(DEADLINE)
+            said = program.err.read_text()
+        write_config(tmp_path, api.port, sites[1])
+        before = (tmp_path / "week.om").read_text()
+        with exporting(tmp_path, "backfill", "--output=week.om", "--until=now", *LABELS) as program:
+            again = program.process.wait(DEADLINE)
+
+    assert (1, 1) == (code, again)
+    assert "failed: game /stats/history: invalid_secret" in said
+    assert "not-its-secret" not in said
+    assert re.search(r"samples of 1 site$", said, re.MULTILINE)
+    assert before == (tmp_path / "week.om").read_text()  # where none answers, nothing is lost
+    assert ["week.om"] == [path.name for path in tmp_path.glob("week.om*")]
 
 
 # -------------------------------------------------------------------------------------------- VictoriaMetrics
@@ -232,8 +258,6 @@ def test_a_running_prometheus_loses_nothing(tmp_path: Path) -> None:
 
 def test_victoria_metrics_takes_the_week(tmp_path: Path) -> None:
     """Its import of Prometheus' formats reads the same file; it has the same values."""
-    if shutil.which("victoria-metrics") is None:
-        pytest.skip("victoria-metrics is not installed: Debian's package of this name has it")
     world = World(seed=3, clock=time.time)
     world.add("shop", "secret-of-shop", users=5)
     port = free_port()
@@ -244,7 +268,7 @@ def test_victoria_metrics_takes_the_week(tmp_path: Path) -> None:
         now = time.time()
         backfilled(tmp_path, "--until=now")
         address = f"http://127.0.0.1:{port}"
-        command = ("curl", "-sf", "-T", "week.om", f"{address}/api/v1/import/prometheus")
+        command = (required("curl"), "-sf", "-T", "week.om", f"{address}/api/v1/import/prometheus")
         subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
         assert ask(port, "/internal/force_flush").status == 200
         stage = Stage(QUIET, world, port, 0)
