@@ -21,7 +21,9 @@ from dashboards.panels import BAD, DATASOURCE, GOOD, MAIN, NEUTRAL, UNKNOWN, WAR
 from dashboards.promql import FIRING, one
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from dashboards.panels import Panel
 
 TAG = "cryptoloot"
 NAME = "${__data.fields.Site:percentencode}"
@@ -37,11 +39,6 @@ SITE_STATES: States = {
 }
 UP_STATES: States = {1: ("answers", GOOD), 0: ("fails", BAD)}
 SEVERITIES: States = {3: ("critical", BAD), 2: ("warning", WARNING), 1: ("info", MAIN)}
-
-
-def row(title: str) -> dashboard.Row:
-    """Return a heading; the panels after it are under it."""
-    return dashboard.Row(title).id(number_of(f"row {title}"))
 
 
 def targets() -> list[dashboard.QueryVariable]:
@@ -110,7 +107,7 @@ ALERTS = Mark(
     "{{alertname}}",
     "{{site}} {{instance}} ({{severity}})",
 )
-RESTARTS = Mark(
+STARTS = Mark(
     "Exporter starts",
     NEUTRAL,
     f"time() - max by (instance) ({one('process_start_time_seconds')}) < 60 + $__interval_ms / 1000",
@@ -124,10 +121,9 @@ def board(
     title: str,
     text: str,
     variables: Sequence[Builder[VariableModel]],
-    marks: Sequence[Mark],
+    sections: Mapping[str, Sequence[Panel]],
 ) -> dashboard.Dashboard:
-    """Return a dashboard without panels, with links to the others and to the runbook."""
-    source = dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
+    """Return a dashboard, with links to the others and to the runbook; `sections` are panels by heading."""
     others = (
         dashboard.DashboardLink("Crypto-Loot")
         .type(DashboardLinkType.DASHBOARDS)
@@ -137,14 +133,16 @@ def board(
     )
     manual = dashboard.DashboardLink("Runbook").type(DashboardLinkType.LINK).url("${runbook}").icon("doc")
     found = dashboard.Dashboard(title).uid(uid).description(text).tags([TAG]).readonly()
-    found.time("now-24h", "now").refresh("1m").tooltip(DashboardCursorSync.CROSSHAIR).link(others).link(
-        manual
-    )
-    runbook = _variable("runbook", "label_values(cryptoloot:links:info, runbook)").hide(
-        VariableHide.HIDE_VARIABLE
-    )
-    for each in (source, *variables, runbook.multi(multi=False).include_all(include_all=False)):
+    found.time("now-24h", "now").refresh("1m").tooltip(DashboardCursorSync.CROSSHAIR)
+    found.link(others).link(manual).annotation(ALERTS).annotation(STARTS)
+    source = dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
+    runbook = _variable("runbook", "label_values(cryptoloot:links:info, runbook)").multi(multi=False)
+    runbook.include_all(include_all=False).hide(VariableHide.HIDE_VARIABLE)
+    for each in (source, *variables, runbook):
         found.with_variable(each)
-    for mark in marks:
-        found.annotation(mark)
+    for heading, panels in sections.items():
+        if heading:
+            found.with_row(dashboard.Row(heading).id(number_of(f"row {heading}")))
+        for panel in panels:
+            found.with_panel(panel)
     return found

@@ -18,24 +18,13 @@ OF = "instance, site, endpoint"  # of two exporters that poll a site, one may fa
 
 def dashboard() -> Dashboard:
     """Return the dashboard."""
-    found = boards.board(
+    return boards.board(
         "cryptoloot-exporter",
         "Crypto-Loot / Exporter",
         "cryptoloot-exporter itself: polls, failures, lateness, what its pages hold, what it costs.",
         boards.targets(),
-        [boards.ALERTS, boards.RESTARTS],
+        {"": _figures(), "Polls": _polls(), "Freshness": _freshness(), "Process": _process()},
     )
-    for title, content in (
-        ("", _figures()),
-        ("Polls", _polls()),
-        ("Freshness", _freshness()),
-        ("Process", _process()),
-    ):
-        if title:
-            found.with_row(boards.row(title))
-        for panel in content:
-            found.with_panel(panel)
-    return found
 
 
 def _figures() -> list[panels.Panel]:

@@ -23,25 +23,19 @@ OFF = "No users: users.names is off, or /user/top has no good answer"
 
 def dashboard() -> Dashboard:
     """Return the dashboard."""
-    found = boards.board(
+    return boards.board(
         "cryptoloot-site",
         "Crypto-Loot / Site",
         "One site: hashrate against what is usual, hashes, payout, users, and how fresh all that is.",
         [*boards.targets(), boards.choice("top", "Users", 5, 10, 25, 100)],
-        [boards.ALERTS, boards.RESTARTS],
+        {
+            "": [*_figures(), _hero()],
+            "Hashes": _hashes(),
+            "Payout": _payout(),
+            "Users": _users(),
+            "Freshness": _freshness(),
+        },
     )
-    for title, content in (
-        ("", [*_figures(), _hero()]),
-        ("Hashes", _hashes()),
-        ("Payout", _payout()),
-        ("Users", _users()),
-        ("Freshness", _freshness()),
-    ):
-        if title:
-            found.with_row(boards.row(title))
-        for panel in content:
-            found.with_panel(panel)
-    return found
 
 
 def _figures() -> list[panels.Panel]:

@@ -16,22 +16,13 @@ COINS = 4  # decimals: earnings of a small site are thousandths of a coin
 
 def dashboard() -> Dashboard:
     """Return the dashboard."""
-    found = boards.board(
+    return boards.board(
         "cryptoloot-sites",
         "Crypto-Loot / Sites",
         "All sites at a glance: is mining healthy, which site is not, what is earned, is the data fresh.",
         [*boards.targets(), boards.choice("top", "Lines", 5, 10, 25, 50)],
-        [boards.ALERTS, boards.RESTARTS],
+        {"": [*_health(), *_figures(), _sites()], "Over time": _hashrate(), "Money": _money()},
     )
-    for panel in (*_health(), *_figures(), _sites()):
-        found.with_panel(panel)
-    found.with_row(boards.row("Over time"))
-    for panel in _hashrate():
-        found.with_panel(panel)
-    found.with_row(boards.row("Money"))
-    for panel in _money():
-        found.with_panel(panel)
-    return found
 
 
 def _health() -> list[panels.Panel]:

@@ -228,6 +228,18 @@ def running(directory: Path, *arguments: str, **options: Any) -> Iterator[tuple[
         yield program, port
 
 
+@contextlib.contextmanager
+def prometheus(directory: Path, document: Mapping[str, Any], *flags: str) -> Iterator[tuple[Program, int]]:
+    """Run Prometheus on a configuration, in which ITSELF is its address; yield it and its port when ready."""
+    config, port = directory / "prometheus.yml", free_port()
+    config.write_text(json.dumps(document).replace("ITSELF", f"127.0.0.1:{port}"))
+    known = (f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}")
+    address = f"--web.listen-address=127.0.0.1:{port}"
+    with started(directory, required("prometheus"), *known, address, *flags) as program:
+        assert until(lambda: ready(port), 2 * DEADLINE), program.err.read_text()
+        yield program, port
+
+
 def basic(user: str, password: str) -> str:
     """Return the value of an Authorization header."""
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"

@@ -25,6 +25,7 @@ from tests.e2e.programs import (
     ask,
     free_port,
     inline,
+    prometheus,
     ready,
     running,
     simulated,
@@ -159,16 +160,7 @@ def ruling(directory: Path, exporter: int, alertmanager: int) -> Iterator[int]:
             {"job_name": "cryptoloot", "static_configs": [{"targets": [f"127.0.0.1:{exporter}"]}]}
         ],
     }
-    config, port = directory / "prometheus.yml", free_port()
-    config.write_text(json.dumps(document))
-    flags = [
-        f"--config.file={config}",
-        f"--storage.tsdb.path={directory / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--rules.alert.resend-delay=1s",
-    ]
-    with started(directory, required("prometheus"), *flags) as program:
-        assert until(lambda: ready(port), 20), program.err.read_text()
+    with prometheus(directory, document, "--rules.alert.resend-delay=1s") as (_, port):
         yield port
 
 

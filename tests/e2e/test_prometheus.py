@@ -24,8 +24,7 @@ from tests.e2e.programs import (
     ask,
     exporting,
     free_port,
-    ready,
-    started,
+    prometheus,
     until,
 )
 
@@ -87,16 +86,7 @@ def scraping(directory: Path, *targets: int) -> Iterator[Scraper]:
         for target in targets
     ]
     document = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
-    config, port = directory / "prometheus.yml", free_port()
-    config.write_text(json.dumps(document))
-    flags = [
-        f"--config.file={config}",
-        f"--storage.tsdb.path={directory / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--log.level=debug",
-    ]
-    with started(directory, required("prometheus"), *flags) as program:
-        assert until(lambda: ready(port), 2 * DEADLINE), program.err.read_text()
+    with prometheus(directory, document, "--log.level=debug") as (program, port):
         yield Scraper(program, port)
 
 

@@ -26,7 +26,7 @@ from exporter.app import App, Options
 from exporter.simulator import DAY, HOUR, Incident, World
 from tests.alerting import RULES, recorded, rules, uncommented
 from tests.conftest import VirtualTime, parsed, required
-from tests.e2e.programs import DEADLINE, ask, free_port, ready, running, serving, started, until, write_config
+from tests.e2e.programs import ask, prometheus, running, serving, write_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -228,6 +228,8 @@ def scraping(directory: Path, exporter: int, targets: list[Target]) -> Iterator[
         }
         for number, target in enumerate(targets)
     ]
+    # A stranger, of whom no dashboard may tell.
+    jobs.append({"job_name": "stranger", "static_configs": [{"targets": ["ITSELF"]}]})
     rules = yaml.safe_load(RULES.read_text())
     rules = {"groups": [{**group, "interval": "1s"} for group in rules["groups"]]}
     (directory / "rules.yml").write_text(json.dumps(rules))
@@ -236,16 +238,5 @@ def scraping(directory: Path, exporter: int, targets: list[Target]) -> Iterator[
         "rule_files": ["rules.yml"],
         "scrape_configs": jobs,
     }
-    config, port = directory / "prometheus.yml", free_port()
-    # A stranger, of whom no dashboard may tell.
-    jobs.append({"job_name": "prometheus", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]})
-    config.write_text(json.dumps(document))
-    flags = [
-        f"--config.file={config}",
-        f"--storage.tsdb.path={directory / 'data'}",
-        "--storage.tsdb.retention.time=30d",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with started(directory, required("prometheus"), *flags) as program:
-        assert until(lambda: ready(port), 2 * DEADLINE), program.err.read_text()
+    with prometheus(directory, document, "--storage.tsdb.retention.time=30d") as (_, port):
         yield port
