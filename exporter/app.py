@@ -26,6 +26,7 @@ from exporter.pages import Pages
 from exporter.poller import Clock, Poller
 from exporter.schema import Problem
 from exporter.server import Server, address_of, listen
+from exporter.sharding import WHOLE, Share
 from exporter.snapshot import Now, Store
 from exporter.web import Hooks, Web
 
@@ -56,6 +57,8 @@ class Options:
     health_socket: Path | None = None
     web_config: Path | None = None
     revision: str = "unknown"
+    share: Share = WHOLE
+    external_url: str = ""
 
 
 class App:
@@ -71,7 +74,7 @@ class App:
         clock: Clock = REAL,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._load = load
+        self._load_all = load
         self._options = options
         self._clock = clock
         self._transport = transport
@@ -86,7 +89,7 @@ class App:
         self._rendering: asyncio.Task[None] | None = None
         self._guard = Guard(options.web_config, os.urandom(32))
         hooks = Hooks(clock.now, self._standing_still, self._ready, self._hook())
-        self.web = Web(self._pages, hooks, self._guard)
+        self.web = Web(self._pages, hooks, self._guard, options.external_url)
         self._server: Server | None = None
         self._health = (
             HealthSocket(options.health_socket, self._standing_still) if options.health_socket else None
@@ -127,6 +130,13 @@ class App:
         logger.info("starting", version=__version__, sites=len(config.sites))
         self._apply(config, _made(config, self._transport))
         self._rendering = asyncio.create_task(self._render())
+
+    def _load(self) -> Config:
+        """Load the config, with the sites of this process' share alone."""
+        config = self._load_all()
+        return replace(
+            config, sites=tuple(site for site in config.sites if self._options.share.has(site.name))
+        )
 
     async def reload(self) -> list[str]:
         """Take changed files; return why not when one is refused, and everything stays as it was."""

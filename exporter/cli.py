@@ -6,7 +6,9 @@ import asyncio
 import gc
 import math
 import os
+import re
 import signal
+import socket
 import sys
 import time
 from datetime import UTC, datetime
@@ -21,6 +23,7 @@ from exporter.config import ConfigError
 from exporter.flags import DEFAULT_CONFIG, parser
 from exporter.health import ask_health
 from exporter.server import AddressError, Server, address_of, listen, raise_open_files
+from exporter.sharding import WHOLE, Share
 
 if TYPE_CHECKING:
     import argparse
@@ -34,6 +37,10 @@ REVISION = "CRYPTOLOOT_EXPORTER_REVISION"  # set by the image's build
 PROGRESS = 100_000  # samples between two signs of life
 
 
+class ShareError(Exception):
+    """The flags name a share of the sites that there is not."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 fine, 1 failed while working, 2 wrong usage or config."""
     flags = parser(COMMANDS).parse_args(arguments)
@@ -43,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except ConfigError as error:
         return _misused(_told(_config_name(flags), error))
-    except AddressError as error:
+    except (AddressError, ShareError) as error:
         return _misused(str(error))
     except KeyboardInterrupt:
         return FINE
@@ -78,7 +85,31 @@ def _load(flags: argparse.Namespace) -> config.Config:
 def _options(flags: argparse.Namespace) -> app.Options:
     addresses = tuple(flags.addresses or [flags.default_address])
     revision = os.environ.get(REVISION, "unknown")
-    return app.Options(addresses, flags.lifecycle, flags.health_socket, flags.web_config, revision)
+    return app.Options(
+        addresses,
+        flags.lifecycle,
+        flags.health_socket,
+        flags.web_config,
+        revision,
+        _share(getattr(flags, "shard", None), getattr(flags, "total_shards", None)),
+        flags.external_url or "",
+    )
+
+
+def _share(shard: int | str | None, total: int | None) -> Share:
+    """Return the process' share of the sites. Raises ShareError where there is no such one."""
+    if shard is None and total is None:
+        return WHOLE
+    if shard is None or total is None:
+        raise ShareError("--shard and --total-shards need each other")
+    if shard == "auto":
+        ending = re.search(r"\d+$", host := socket.gethostname())
+        if not ending:
+            raise ShareError(f"--shard=auto: the host name {host} does not end with a number")
+        shard = int(ending[0])
+    if int(shard) >= total:
+        raise ShareError(f"--shard {shard}: of {total} shards, numbered from 0, there is no such one")
+    return Share(int(shard), total)
 
 
 def _run(flags: argparse.Namespace) -> int:

@@ -52,6 +52,13 @@ def _run(make: Make) -> argparse.ArgumentParser:
     run = make(help="poll the API and serve /metrics")
     _config_flag(run)
     _serving_flags(run, DEFAULT_ADDRESS)
+    run.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="N",
+        help="poll this share of the sites, from 0; auto: what ends the host name",
+    )
+    run.add_argument("--total-shards", type=_positive, metavar="M", help="how many shares there are")
     return run
 
 
@@ -177,6 +184,13 @@ def _serving_flags(parser: argparse.ArgumentParser, address: str) -> None:
     parser.set_defaults(default_address=address)
     _web_config_flag(parser)
     parser.add_argument(
+        "--web.external-url",
+        dest="external_url",
+        type=_url,
+        metavar="URL",
+        help="how others reach it: what /sd names (default: the Host that is asked)",
+    )
+    parser.add_argument(
         "--web.enable-lifecycle", dest="lifecycle", action="store_true", help="allow POST /-/reload"
     )
     parser.add_argument(
@@ -208,6 +222,12 @@ def _log_flags(parser: argparse.ArgumentParser, level: str = "info") -> None:
         choices=("console", "json"),
         help="(default: console on a terminal, else json)",
     )
+
+
+def _shard(text: str) -> int | str:
+    if text != "auto" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0, or auto")
+    return text if text == "auto" else int(text)
 
 
 def _positive(text: str) -> int:
@@ -253,7 +273,8 @@ def _url(text: str) -> str:
         fine = False
     if not fine:
         raise argparse.ArgumentTypeError(  # without the text: it may hold a password
-            "write http://HOST:PORT, or https, with a path where there is one; a password goes into ~/.netrc"
+            "write http://HOST:PORT, or https, with a path where there is one, and without a password "
+            "(--prometheus takes it from ~/.netrc)"
         )
     return text
 

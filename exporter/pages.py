@@ -347,6 +347,11 @@ class Pages:
             self._full = self._assembled(now, aged=aged)
         return self._full
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the sites that are shown."""
+        return list(self._sites)
+
     def site(self, name: str, now: Now) -> Edition | None:
         """Return what `/probe` shows of a site; None of one that is not shown."""
         if name not in self._sites:

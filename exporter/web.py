@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from exporter.auth import Verdict
 from exporter.exposition import Format, accepts_gzip, negotiate
@@ -71,8 +72,9 @@ class Making:
 class Web:
     """Serves the pages; an ASGI application."""
 
-    def __init__(self, pages: Pages, hooks: Hooks, guard: Guard) -> None:
+    def __init__(self, pages: Pages, hooks: Hooks, guard: Guard, external_url: str = "") -> None:
         self._pages = pages
+        self._external = urlsplit(external_url.rstrip("/"))
         self._guard = guard
         self._hooks = hooks
         self._making: dict[tuple[str, Format, bool], Making] = {}
@@ -80,6 +82,7 @@ class Web:
             "/": ("GET", self._home),
             "/metrics": ("GET", self._metrics),
             "/probe": ("GET", self._probe),
+            "/sd": ("GET", self._discovered),
             "/-/healthy": ("GET", self._healthy),
             "/-/ready": ("GET", self._ready),
             "/-/reload": ("POST", self._reload),
@@ -160,6 +163,22 @@ class Web:
         return await self._answered(
             name, lambda: self._pages.site(name, self._hooks.now()) or edition, headers
         )
+
+    async def _discovered(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
+        if self._pages.on_metrics:
+            return _text(404, "404 Not Found: all sites are on /metrics; see web.sites_on_metrics.")
+        host = self._external.netloc or headers.get(b"host", b"").decode("latin-1")
+        if not host:
+            return _text(400, "400 Bad Request: expected a Host, or --web.external-url.")
+        labels = {
+            "__scheme__": self._external.scheme or scope.get("scheme", "http"),
+            "__metrics_path__": f"{self._external.path}/probe",
+        }
+        groups = [
+            {"targets": [host], "labels": {**labels, "__param_target": name, "instance": name}}
+            for name in self._pages.names
+        ]
+        return Response(200, b"application/json", _whole(json.dumps(groups).encode()))
 
     async def _answered(
         self, name: str, latest: Callable[[], Edition], headers: Mapping[bytes, bytes]

@@ -20,11 +20,11 @@ TESTS = sorted((REPOSITORY / "tests").rglob("test_*.py"))
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"app", "backfill", "config", "flags", "health", "log", "server", "simulator"},
+    "cli": {"app", "backfill", "config", "flags", "health", "log", "server", "sharding", "simulator"},
     "flags": set(),
     "app": {
         "api", "config", "exposition", "guard", "health", "history", "log", "metrics", "model", "pages",
-        "poller", "schema", "server", "snapshot", "web",
+        "poller", "schema", "server", "sharding", "snapshot", "web",
     },
     "guard": {"auth", "config", "schema", "server", "webconfig"},
     "web": {"auth", "exposition", "guard", "pages", "metrics", "snapshot", "history", "config"},
@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"model", "schema", "secret"},
     "schema": {"secret"},
     "secret": set(),
+    "sharding": set(),
     "model": set(),
     "log": set(),
     "simulator": set(),

@@ -261,6 +261,43 @@ def test_a_probe_has_one_site() -> None:
     assert "site=" not in full.text
 
 
+def test_discovery_names_the_probes() -> None:
+    """One group per site, as Prometheus' http_sd wants it; the address is that of the request."""
+    answer = ask(probing("demo", "other"), "/sd")
+
+    assert "application/json" == answer.headers["content-type"]
+    assert [
+        {
+            "targets": ["exporter"],
+            "labels": {
+                "__scheme__": "http",
+                "__metrics_path__": "/probe",
+                "__param_target": name,
+                "instance": name,
+            },
+        }
+        for name in ("demo", "other")
+    ] == answer.json()
+
+
+def test_discovery_names_the_external_url() -> None:
+    """Behind a proxy, its scheme, address and path."""
+    web = probing("demo")
+    outside = Web(web._pages, web._hooks, web._guard, "https://example.org/loot/")
+    (group,) = ask(outside, "/sd").json()
+
+    assert ["example.org"] == group["targets"]
+    assert ("https", "/loot/probe") == (group["labels"]["__scheme__"], group["labels"]["__metrics_path__"])
+
+
+def test_discovery_is_none_while_sites_are_on_metrics() -> None:
+    """Otherwise each site would be scraped twice."""
+    answer = ask(web_of(), "/sd")
+
+    assert 404 == answer.status_code
+    assert "web.sites_on_metrics" in answer.text
+
+
 @pytest.mark.parametrize(
     "query",
     [
