@@ -264,6 +264,11 @@ class Client:
         parameters = {"count": str(count), "order": order}
         return await self._call(Endpoint.TOP_USERS, secret, parameters, model.decode_top_users)
 
+    async def user_page(self, secret: Secret, *, count: int, page: str) -> model.Users:
+        """Return a page of `count` users, 32 to 8192, by name; "" is the first (reference: /user/list)."""
+        parameters = {"count": str(count), **({"page": page} if page else {})}
+        return await self._call(Endpoint.ALL_USERS, secret, parameters, model.decode_user_page)
+
     async def _call(
         self, endpoint: Endpoint, secret: Secret, parameters: Mapping[str, str], decode: Callable[[bytes], T]
     ) -> T:

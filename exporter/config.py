@@ -109,12 +109,15 @@ class Site:
     polls: Polls
 
     def active_polls(self) -> dict[Endpoint, Poll]:
-        """Return how each endpoint that this version polls is polled."""
-        return {
+        """Return how each endpoint that is polled is polled."""
+        found: dict[Endpoint, Poll] = {
             Endpoint.PAYOUT: self.polls.payout,
             Endpoint.HISTORY: self.polls.history,
             Endpoint.TOP_USERS: self.polls.top_users,
         }
+        if self.polls.all_users.enabled:
+            found[Endpoint.ALL_USERS] = self.polls.all_users
+        return found
 
 
 @dataclass(frozen=True)
@@ -306,8 +309,6 @@ def _poll(name: str, base: dict[str, Any], overrides: dict[str, Any], parent: st
     if overrides.get("max_row_age", math.inf) < 3 * 3600:
         warning = "below 3h: a settled row is up to 2h15m old by nature, values will flicker"
         found.warn(f"{path}.max_row_age", warning)
-    if overrides.get("enabled"):
-        found.warn(f"{path}.enabled", f"{_IDLE}: /user/list is not polled yet")
     return kind(**values)
 
 

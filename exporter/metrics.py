@@ -29,7 +29,7 @@ from prometheus_client import (
 from exporter import history
 from exporter.history import Meaning
 from exporter.model import Endpoint, HistoryRow, Payout, Reason
-from exporter.snapshot import Account, Now, Polling, Snapshot, TopUsers
+from exporter.snapshot import Account, AllUsers, Now, Polling, Snapshot, TopUsers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -191,6 +191,18 @@ REGRESSIONS = _counter(
     "user_regressions",
     "site",
     f"Answers whose fall of total or withdrawn of /user/top the guard held back; a reset is none. {_P}",
+)
+
+# /user/list
+ALL_USERS = _gauge("all_users", "site", f"Users of the last walk over all pages of /user/list. {_E}")
+ALL_HASHES = _gauge(
+    "all_users_hashes", "site", f"Accepted hashes of all users: sum of total of /user/list. {_E}"
+)
+ALL_BALANCE = _gauge(
+    "all_users_balance_coins", "site", f"Coins owed to all users: sum of balance of /user/list. {_E}"
+)
+ALL_WITHDRAWN = _gauge(
+    "all_users_withdrawn_coins", "site", f"Coins all users withdrew: sum of withdrawn of /user/list. {_E}"
 )
 
 # config and polls
@@ -416,6 +428,22 @@ def users_families(site: Subject, view: UsersView) -> Iterator[Family]:
         yield _one(TOTALS_MOVED, site, view.moved)
 
 
+def all_users_view(site: Subject, snapshot: Snapshot, now: Now) -> AllUsers | None:
+    """See what the page shows of `/user/list`: None when stale, or not polled any more."""
+    reading, stale_after = snapshot.all_users, site.stale_after.get(Endpoint.ALL_USERS)
+    fresh = reading is not None and stale_after is not None and reading.fresh(stale_after, now)
+    return reading.value if reading is not None and fresh else None
+
+
+def all_users_families(site: Subject, view: AllUsers | None) -> Iterator[Family]:
+    """Return the families of `/user/list`."""
+    if view is not None:
+        yield _one(ALL_USERS, site, view.users)
+        yield _one(ALL_HASHES, site, view.hashes)
+        yield _one(ALL_BALANCE, site, view.balance)
+        yield _one(ALL_WITHDRAWN, site, view.withdrawn)
+
+
 def polling_view(site: Subject, snapshot: Snapshot, now: Now) -> tuple[tuple[Endpoint, Polling], ...]:  # noqa: ARG001
     """See what the page shows of a site's polls; none of it expires."""
     return tuple((endpoint, snapshot.polling.get(endpoint, Polling())) for endpoint in site.intervals)
@@ -454,6 +482,7 @@ GROUPS = (
     Group(payout_view, payout_families),
     Group(history_view, history_families),
     Group(users_view, users_families),
+    Group(all_users_view, all_users_families),
     Group(polling_view, polling_families),
     Group(failures_view, failures_families),
 )
@@ -468,9 +497,12 @@ def unchanged_until(site: Subject, snapshot: Snapshot, now: Now) -> Now:
         (snapshot.payout, Endpoint.PAYOUT),
         (snapshot.history, Endpoint.HISTORY),
         (snapshot.top_users, Endpoint.TOP_USERS),
+        (snapshot.all_users, Endpoint.ALL_USERS),
     )
     stale = [
-        reading.at.mono + site.stale_after[endpoint] for reading, endpoint in readings if reading is not None
+        reading.at.mono + site.stale_after[endpoint]
+        for reading, endpoint in readings
+        if reading is not None and endpoint in site.stale_after
     ]
     rows = snapshot.last_rows
     settled = history.settled_count(rows, now.wall)

@@ -9,6 +9,7 @@ import asyncio
 import traceback
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -21,16 +22,19 @@ from exporter.model import Endpoint
 from exporter.schedule import Schedule, first_due, phase, retry_after_seconds
 from exporter.secret import SecretReader
 from exporter.snapshot import Snapshot
+from exporter.walk import walk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 
     from exporter.api import Client
-    from exporter.config import Config, Poll, TopUsersPoll
+    from exporter.config import AllUsersPoll, Config, Poll, TopUsersPoll
     from exporter.metrics import ExporterMetrics
     from exporter.model import History, Payout, Reason, Users
     from exporter.secret import Secret, SecretSource
-    from exporter.snapshot import Now, Store
+    from exporter.snapshot import AllUsers, Now, Store
+
+    Ask = Callable[[Callable[[Client, Secret], Awaitable[Any]]], Awaitable[Any]]  # one request of a poll
 
 log = structlog.get_logger()
 
@@ -94,7 +98,7 @@ class _Kind(NamedTuple):
     The step returns the new snapshot and how many entries of the answer were rejected.
     """
 
-    call: Callable[[Client, Secret, Job], Awaitable[Any]]
+    call: Callable[[Ask, Job], Awaitable[Any]]
     take: Callable[[Job, Snapshot, Any, Now], tuple[Snapshot, int]]
 
 
@@ -114,15 +118,32 @@ def _take_top_users(job: Job, known: Snapshot, answer: Users, now: Now) -> tuple
     return snapshot.with_top_users(known, users.entries, now), users.rejected
 
 
-def _call_top_users(client: Client, secret: Secret, job: Job) -> Awaitable[Users]:
+def _take_all_users(
+    _job: Job, known: Snapshot, answer: tuple[AllUsers, int], now: Now
+) -> tuple[Snapshot, int]:
+    users, rejected = answer
+    return snapshot.with_all_users(known, users, now), rejected
+
+
+def _call_top_users(ask: Ask, job: Job) -> Awaitable[Users]:
     poll = cast("TopUsersPoll", job.poll)
-    return client.top_users(secret, count=poll.count, order=poll.order)
+    return ask(lambda client, secret: client.top_users(secret, count=poll.count, order=poll.order))
+
+
+def _call_all_users(ask: Ask, job: Job) -> Awaitable[tuple[AllUsers, int]]:
+    poll = cast("AllUsersPoll", job.poll)
+
+    def page(name: str) -> Awaitable[Users]:
+        return ask(lambda client, secret: client.user_page(secret, count=poll.page_size, page=name))
+
+    return walk(page, poll.max_pages)
 
 
 _KINDS = {
-    Endpoint.PAYOUT: _Kind(lambda client, secret, _: client.payout(secret), _take_payout),
-    Endpoint.HISTORY: _Kind(lambda client, secret, _: client.history(secret), _take_history),
+    Endpoint.PAYOUT: _Kind(lambda ask, _: ask(lambda client, secret: client.payout(secret)), _take_payout),
+    Endpoint.HISTORY: _Kind(lambda ask, _: ask(lambda client, secret: client.history(secret)), _take_history),
     Endpoint.TOP_USERS: _Kind(_call_top_users, _take_top_users),
+    Endpoint.ALL_USERS: _Kind(_call_all_users, _take_all_users),
 }
 
 
@@ -137,6 +158,8 @@ class _Loop:
         )
         self.due = due
         self.promised = due
+        self.began: Now | None = None  # of the poll in hand, when its first request was sent
+        self.walked = due  # when a walk last went on to another page, monotonic seconds
         self.asleep = False
         self.queued = False
         self.crashes = 0
@@ -211,8 +234,8 @@ class Poller:
         return [
             f"{site} {endpoint}"
             for (site, endpoint), loop in self._loops.items()
-            # A loop in the queue for a slot lives as long as others finish.
-            if now.mono - (max(loop.promised, self._finished) if loop.queued else loop.promised)
+            # A loop in the queue for a slot lives as long as others finish, a walk as long as it goes on.
+            if now.mono - max(loop.promised, loop.walked, self._finished if loop.queued else 0.0)
             > loop.job.poll.interval + self._timeout + STANDSTILL
         ]
 
@@ -254,6 +277,7 @@ class Poller:
         self._own.loop_restarts.inc()
         loop.crashes += 1
         loop.queued = False
+        loop.walked = loop.promised
         delay = min(RESTART_DELAY * 2.0 ** min(loop.crashes - 1, 60), LONGEST_RESTART_DELAY)
         loop.due = self._clock.now().mono + delay
         return delay
@@ -273,16 +297,13 @@ class Poller:
         job, kind = loop.job, _KINDS[loop.job.endpoint]
         fault: PollError | None = None
         answer = None
-        loop.queued = True
-        async with self._slots.hold(job.site):
-            loop.queued = False
-            began = self._clock.now()
-            self._own.poll_delay.observe(max(0.0, began.mono - loop.due))
-            try:
-                answer = await kind.call(self._client, self._secret(loop), job)
-            except PollError as error:
-                fault = error
+        loop.began = None
+        try:
+            answer = await kind.call(partial(self._ask, loop), job)
+        except PollError as error:
+            fault = error
         now = self._clock.now()
+        began = loop.began or now
         self._own.poll_duration.labels(job.endpoint.value).observe(now.mono - began.mono)
         if fault is None:
             self._succeed(loop, answer, began, now)
@@ -291,6 +312,19 @@ class Poller:
         loop.promised = loop.due
         self._finished = now.mono
         return fault
+
+    async def _ask(self, loop: _Loop, request: Callable[[Client, Secret], Awaitable[Any]]) -> Any:
+        """Send one request of a poll while a slot is held: between two of them others have their turn."""
+        loop.queued = True
+        async with self._slots.hold(loop.job.site):
+            loop.queued = False
+            now = self._clock.now()
+            if loop.began is None:
+                loop.began = now
+                self._own.poll_delay.observe(max(0.0, now.mono - loop.due))
+            else:
+                loop.walked = now.mono
+            return await request(self._client, self._secret(loop))
 
     def _secret(self, loop: _Loop) -> Secret:
         secret, problem = loop.secret.current(), loop.secret.problem

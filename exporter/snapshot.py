@@ -87,6 +87,15 @@ class TopUsers(Struct, frozen=True):
     balance: float
 
 
+class AllUsers(NamedTuple):
+    """The sums over `/user/list`: users, hashes, coins withdrawn, coins owed."""
+
+    users: int
+    hashes: float
+    withdrawn: float
+    balance: float
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """All that is known of one site."""
@@ -97,6 +106,7 @@ class Snapshot:
     last_rows: tuple[HistoryRow, ...] = ()  # of the last answer that had any: row timestamps outlive it
     meaning: str = "unknown"  # of `hashes`, a history.Meaning
     top_users: Reading[TopUsers] | None = None
+    all_users: Reading[AllUsers] | None = None
     accounts: Mapping[str, Account] = field(default_factory=lambda: MappingProxyType({}))
     tracked_hashes: float = 0.0
     totals_moved: float | None = None  # Unix seconds
@@ -178,6 +188,11 @@ def with_history(snapshot: Snapshot, rows: tuple[HistoryRow, ...], meaning: str,
     return replace(
         snapshot, history=Reading(rows, now), last_rows=rows or snapshot.last_rows, meaning=meaning
     )
+
+
+def with_all_users(snapshot: Snapshot, users: AllUsers, now: Now) -> Snapshot:
+    """Take the sums of a whole walk over `/user/list`."""
+    return replace(snapshot, all_users=Reading(users, now))
 
 
 def with_top_users(snapshot: Snapshot, users: tuple[User, ...], now: Now) -> Snapshot:

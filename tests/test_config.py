@@ -409,18 +409,6 @@ def test_secret_files_open_to_others_are_warned_about(tmp_path: Path, mode: int,
     assert count == len(loaded.warnings)
 
 
-def test_walking_all_users_is_said_to_have_no_effect_yet() -> None:
-    """`all_users.enabled: true` is warned about once, at the level that says so; false is not."""
-    base = parse([site(), site("b")], poll={"all_users": {"enabled": True}})
-    override = parse([site(), site("b", poll={"all_users": {"enabled": True}})])
-    off = parse([site(poll={"all_users": {"enabled": False}})])
-
-    text = "enabled: has no effect in this version: /user/list is not polled yet"
-    assert (f"poll.all_users.{text}",) == base.warnings
-    assert (f"sites[1].poll.all_users.{text}",) == override.warnings
-    assert () == off.warnings
-
-
 def test_watching_users_is_said_to_have_no_effect_yet() -> None:
     """Each site that names users to watch is warned about once; an empty list is not."""
     loaded = parse([site(watch_users=["ann", "bob"]), site("b", watch_users=[])])
@@ -429,15 +417,19 @@ def test_watching_users_is_said_to_have_no_effect_yet() -> None:
     assert (f"sites[0].watch_users: {text}",) == loaded.warnings
 
 
-def test_only_what_this_version_polls_is_active() -> None:
-    """Payout, history and top users are polled, whatever else is enabled or watched."""
-    loaded = parse([site(watch_users=["ann"])], poll={"all_users": {"enabled": True}}).sites[0]
+@pytest.mark.parametrize("enabled", [False, True])
+def test_what_is_polled_is_active(enabled: bool) -> None:
+    """Payout, history and top users are polled, all users where that is enabled; a site may differ."""
+    walks = {"all_users": {"enabled": enabled}}
+    loaded = parse([site(poll=walks)], poll={"all_users": {"enabled": not enabled}}).sites[0]
 
     polls = loaded.polls
+    assert enabled == polls.all_users.enabled
     expected = {
         Endpoint.PAYOUT: polls.payout,
         Endpoint.HISTORY: polls.history,
         Endpoint.TOP_USERS: polls.top_users,
+        **({Endpoint.ALL_USERS: polls.all_users} if enabled else {}),
     }
     assert expected == loaded.active_polls()
 

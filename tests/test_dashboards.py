@@ -30,8 +30,6 @@ BOARDS = {path.stem: json.loads(path.read_text()) for path in sorted(HERE.glob("
 MATCHERS = {'job=~"$job"', 'instance=~"$instance"'}
 OF_SITE = 'site=~"$site"'
 RECORDINGS = {rule["record"] for rule in rules() if "record" in rule}
-# Named by contract.md, and not exported yet.
-PLANNED = {"cryptoloot_all_users_balance_coins"}
 # Prometheus' own, and its labels.
 ALERTS = {"ALERTS": {"alertname", "alertstate", "severity", "site"}}
 # What Grafana puts in for its variables, as far as PromQL's syntax is concerned.
@@ -132,7 +130,7 @@ def process_metrics() -> set[str]:
 
 def labels_of(name: str) -> set[str]:
     plain = re.sub(r"_(bucket|sum|count)$", "", name) if name not in CATALOGUE else name
-    own = set(CATALOGUE[plain].labels) if plain in CATALOGUE else {"site"} if name in PLANNED else set()
+    own = set(CATALOGUE[plain].labels) if plain in CATALOGUE else set()
     return own | ({"le"} if name.endswith("_bucket") else set())
 
 
@@ -333,7 +331,7 @@ def test_queries_choose_what_the_variables_say(target: Target) -> None:
 def test_queries_name_what_is_exported(target: Target) -> None:
     """Every metric and label is in the catalogue, in the rules, or Prometheus' own."""
     parsed = promql_parser.parse(filled(target.expression))
-    known = RECORDINGS | set(ALERTS) | PLANNED | process_metrics() | {"up"}
+    known = RECORDINGS | set(ALERTS) | process_metrics() | {"up"}
     labels = set().union(*(metric.labels for metric in CATALOGUE.values()), *ALERTS.values())
 
     for found in selectors(parsed):
@@ -381,11 +379,6 @@ def test_rates_are_over_what_grafana_says(target: Target) -> None:
     assert "$__interval" not in "".join(ranges)
 
     assert set(ranges) <= ({"$__rate_interval", "$__range"} if graph else {"1h", "1d", "$__range"})
-
-
-def test_planned_metrics_are_planned() -> None:
-    """What is named here as not exported yet is named no longer once it is."""
-    assert not PLANNED & set(CATALOGUE)
 
 
 def test_promtool_parses_every_query(tmp_path: Path) -> None:

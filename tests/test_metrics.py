@@ -20,10 +20,6 @@ HOUR = 3600
 TOP = WALL - WALL % HOUR  # the full hour before now, 13:20 minutes ago
 NOW = Now(WALL, 1000.0)
 LATER_ISSUES = {  # fed by endpoints that are not polled yet
-    "cryptoloot_all_users",
-    "cryptoloot_all_users_hashes",
-    "cryptoloot_all_users_balance_coins",
-    "cryptoloot_all_users_withdrawn_coins",
     "cryptoloot_watched_user_failures_total",
 }
 

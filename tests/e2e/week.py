@@ -60,7 +60,13 @@ class Scene(NamedTuple):
             {"name": site.name, "secret": site.secret, "currency": "UPX" if site.name == "forum" else "XMR"}
             for site in world.sites.values()
         ]
-        return {"sites": sites, "poll": POLLS, "web": {"sites_on_metrics": self.sites_on_metrics}}
+        # What is owed to all users is known in one form, that to the top users in the other.
+        walks = {"all_users": {"enabled": not self.sites_on_metrics}}
+        return {
+            "sites": sites,
+            "poll": {**POLLS, **walks},
+            "web": {"sites_on_metrics": self.sites_on_metrics},
+        }
 
     def targets(self, world: World) -> list[Target]:
         """Return what Prometheus scrapes, and what it calls it: as README.md says for either form."""
