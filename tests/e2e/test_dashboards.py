@@ -160,7 +160,7 @@ def settled(stage: Stage, site: str, at: float) -> Row:
 def last(stage: Stage, site: str, endpoint: str, at: float) -> float:
     """Return when an endpoint was last polled with success."""
     selector = f'cryptoloot_last_success_timestamp_seconds{{site="{site}",endpoint="{endpoint}"}} > 0'
-    (found,) = stage.query(selector, at)
+    (found,) = stage.query(f"max({selector})", at)  # two exporters may poll it
     return float(found["value"][1])
 
 
