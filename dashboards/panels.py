@@ -100,12 +100,12 @@ def alarming(color: str) -> dict[str, object]:
     return limits(NEUTRAL, (1, color))
 
 
-def dashed(color: str, width: float = 1.5) -> dict[str, object]:
+def dashed(color: str) -> dict[str, object]:
     """Return the properties of a line that another one is compared with."""
     return {
         **fixed(color),
         "custom.lineStyle": {"fill": "dash", "dash": [8, 6]},
-        "custom.lineWidth": width,
+        "custom.lineWidth": 1.5,
         "custom.fillOpacity": 0,
     }
 

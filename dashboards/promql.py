@@ -12,14 +12,14 @@ SITE = f'{TARGET}, site=~"$site"'
 END = " @ end()"  # after a selector: its value at the end of the time range, at every point of a graph
 
 
-def one(metric: str, *matchers: str) -> str:
+def one(metric: str) -> str:
     """Return a selector of the exporter's own series."""
-    return f"{metric}{{{', '.join((TARGET, *matchers))}}}"
+    return f"{metric}{{{TARGET}}}"
 
 
-def sites(metric: str, *matchers: str) -> str:
+def sites(metric: str) -> str:
     """Return a selector of the chosen sites' series."""
-    return f"{metric}{{{', '.join((SITE, *matchers))}}}"
+    return f"{metric}{{{SITE}}}"
 
 
 def each(metric: str, by: str = "site", at: str = "") -> str:

@@ -155,7 +155,7 @@ class Web:
 
     async def _probe(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
         if self._pages.on_metrics:
-            return _text(404, "404 Not Found: all sites are on /metrics; see web.sites_on_metrics.")
+            return _ALL_ON_METRICS
         name = _target(scope["query_string"])
         edition = self._pages.site(name, self._hooks.now()) if name else None
         if not name or edition is None:
@@ -166,7 +166,7 @@ class Web:
 
     async def _discovered(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
         if self._pages.on_metrics:
-            return _text(404, "404 Not Found: all sites are on /metrics; see web.sites_on_metrics.")
+            return _ALL_ON_METRICS
         host = self._external.netloc or headers.get(b"host", b"").decode("latin-1")
         if not host:
             return _text(400, "400 Bad Request: expected a Host, or --web.external-url.")
@@ -247,6 +247,7 @@ def _whole(body: bytes) -> Page:
     return Page((body,), len(body))
 
 
+_ALL_ON_METRICS = _text(404, "404 Not Found: all sites are on /metrics; see web.sites_on_metrics.")
 _TYPES = {format_: format_.value.encode() for format_ in Format}
 _VARY = (b"vary", b"Accept, Accept-Encoding")
 _AS_IS, _ZIPPED = (_VARY,), (_VARY, (b"content-encoding", b"gzip"))
