@@ -16,7 +16,9 @@
     │   └── InvalidResponse
     └── ApiError             the API's own `error`: one leaf for each code (reference: Global Errors)
         ├── InvalidSecret, BadRequest, WrongMethod, NotFound, InternalError, InvalidPage
-        └── UnknownError
+        ├── UnknownError
+        └── UserRefused      of /user/balance: that user's failure, and not the poll's
+            └── MissingInput, UnknownUser
 
 Every leaf is one reason of the contract. The secret travels in the query string, and httpx puts the URL into
 its exceptions: so none of them is ever chained to ours, and no text of an answer is repeated.
@@ -182,9 +184,28 @@ class UnknownError(ApiError):
     reason = Reason.UNKNOWN_ERROR
 
 
+class UserRefused(ApiError):
+    """What `/user/balance` says of one user: the others of the poll can be asked for all the same."""
+
+
+class MissingInput(UserRefused):
+    """`missing_input`."""
+
+    reason = Reason.MISSING_INPUT
+
+
+class UnknownUser(UserRefused):
+    """`unknown_user`."""
+
+    reason = Reason.UNKNOWN_USER
+
+
 _CODES = {
     error.reason.value: error
-    for error in (InvalidSecret, BadRequest, WrongMethod, NotFound, InternalError, InvalidPage)
+    for error in (
+        *(InvalidSecret, BadRequest, WrongMethod, NotFound, InternalError),
+        *(InvalidPage, MissingInput, UnknownUser),
+    )
 }
 
 
@@ -268,6 +289,10 @@ class Client:
         """Return a page of `count` users, 32 to 8192, by name; "" is the first (reference: /user/list)."""
         parameters = {"count": str(count), **({"page": page} if page else {})}
         return await self._call(Endpoint.ALL_USERS, secret, parameters, model.decode_user_page)
+
+    async def balance(self, secret: Secret, *, name: str) -> model.User:
+        """Return one user's total, withdrawn and balance (reference: /user/balance); UserRefused besides."""
+        return await self._call(Endpoint.BALANCES, secret, {"name": name}, model.decode_balance)
 
     async def _call(
         self, endpoint: Endpoint, secret: Secret, parameters: Mapping[str, str], decode: Callable[[bytes], T]

@@ -305,6 +305,12 @@ async def once(
     finally:
         await client.close()
     pages = Pages(store, own, [subject(config, site) for site in config.sites])
+    failures += [
+        (name, Endpoint.BALANCES.value, reason, f"the API refused watch_users[{place}]")
+        for name in store
+        if (watched := store[name].watched)
+        for place, reason in watched.value.refused
+    ]
     return Once(pages.edition(clock.now()).page(Format.TEXT).body.decode(), failures)
 
 

@@ -27,8 +27,6 @@ from exporter.secret import MASK, Secret, SecretSource, clean, read_secret
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-_IDLE = "has no effect in this version"
-
 
 class ConfigError(Exception):
     """A configuration that cannot be used; `problems` holds every fault, by line, those without one last."""
@@ -117,6 +115,8 @@ class Site:
         }
         if self.polls.all_users.enabled:
             found[Endpoint.ALL_USERS] = self.polls.all_users
+        if self.watch_users:
+            found[Endpoint.BALANCES] = self.polls.balances
         return found
 
 
@@ -218,11 +218,14 @@ def _build(document: object, around: _Around) -> Config:
     names = [UNSET if section is UNSET else section.get("name", UNSET) for section in sections]
     for index, first in _repeated(names):
         found.add(f"sites[{index}].name", f"the same name as sites[{first}].name: every site needs its own")
+    users = _users(given.get("users", {}), around)
+    if users.names == "off" and any(site.watch_users for site in sites):
+        found.warn("users.names", "with off, users have no series: watch_users are polled for nothing")
     web = Web(**defaults(schema.WebSection) | given.get("web", {}))
     config = Config(
         api=_api(given.get("api", {}), len(sections), found),
         sites=sites,
-        users=_users(given.get("users", {}), around),
+        users=users,
         web=web,
         warnings=tuple(found.warnings),
     )
@@ -263,8 +266,6 @@ def _site(given: dict[str, Any], base: dict[str, Any], path: str, around: _Aroun
     users = given.get("watch_users", [])
     for index, first in _repeated(users):
         found.add(f"{path}.watch_users[{index}]", f"the same user as {path}.watch_users[{first}]")
-    if users:
-        found.warn(f"{path}.watch_users", f"{_IDLE}: /user/balance is not polled yet")
     return Site(
         name=given.get("name", ""),
         secret=_secret(given, path, ("secret_env", "secret_file", "secret"), around),

@@ -28,7 +28,7 @@ from prometheus_client import (
 
 from exporter import history
 from exporter.history import Meaning
-from exporter.model import Endpoint, HistoryRow, Payout, Reason
+from exporter.model import USER_REASONS, Endpoint, HistoryRow, Payout, Reason
 from exporter.snapshot import Account, AllUsers, Now, Polling, Snapshot, TopUsers
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
 CLOSE = 0.001  # seconds
 LISTS = (Endpoint.HISTORY, Endpoint.TOP_USERS, Endpoint.ALL_USERS)
-REASONS = {endpoint: tuple(reason for reason in Reason if reason.concerns(endpoint)) for endpoint in Endpoint}
+REASONS = {
+    endpoint: tuple(reason for reason in Reason if reason.concerns(endpoint) and reason not in USER_REASONS)
+    for endpoint in Endpoint
+}
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds; the default timeout is one of them
 DELAY_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 60)
 
@@ -158,18 +161,27 @@ HASHES_MODE = _gauge(
     f"1 for what hashes of /stats/history turned out to mean, 0 for the other modes. {_E}",
 )
 
-# /user/top
+# /user/top and /user/balance
 USER_HASHES = _counter(
     "user_hashes",
     "site user",
-    f"A user's accepted hashes: total of /user/top, guarded against falls that are no reset. {_E}",
+    "A user's accepted hashes: total of /user/top or /user/balance, guarded against falls that are no "
+    f"reset. {_E}",
 )
 USER_WITHDRAWN = _counter(
     "user_withdrawn_coins",
     "site user",
-    f"Coins a user withdrew: withdrawn of /user/top, guarded against falls that are no reset. {_E}",
+    "Coins a user withdrew: withdrawn of /user/top or /user/balance, guarded against falls that are no "
+    f"reset. {_E}",
 )
-USER_BALANCE = _gauge("user_balance_coins", "site user", f"Coins owed to a user: balance of /user/top. {_E}")
+USER_BALANCE = _gauge(
+    "user_balance_coins", "site user", f"Coins owed to a user: balance of /user/top or /user/balance. {_E}"
+)
+WATCHED_FAILURES = _counter(
+    "watched_user_failures",
+    "site reason",
+    f"Watched users whom /user/balance refused, each under one reason. {_P}",
+)
 TOP_USERS = _gauge(
     "top_users_returned", "site", f"Users of the last /user/top answer that could be read. {_E}"
 )
@@ -190,7 +202,8 @@ TOTALS_MOVED = _gauge(
 REGRESSIONS = _counter(
     "user_regressions",
     "site",
-    f"Answers whose fall of total or withdrawn of /user/top the guard held back; a reset is none. {_P}",
+    "Answers whose fall of total or withdrawn of /user/top or /user/balance the guard held back; "
+    f"a reset is none. {_P}",
 )
 
 # /user/list
@@ -294,6 +307,13 @@ class Group(NamedTuple):
     families: Callable[[Subject, Any], Iterable[Family]]
 
 
+def _fresh(site: Subject, snapshot: Snapshot, endpoint: Endpoint, now: Now) -> Any:
+    """Return what was last read of an endpoint; None when it is stale, or not polled any more."""
+    reading, stale_after = snapshot.reading(endpoint), site.stale_after.get(endpoint)
+    fresh = reading is not None and stale_after is not None and reading.fresh(stale_after, now)
+    return reading.value if reading is not None and fresh else None
+
+
 class PayoutView(NamedTuple):
     """The payout as visible: None when stale; the `synctime` stays."""
 
@@ -303,11 +323,8 @@ class PayoutView(NamedTuple):
 
 def payout_view(site: Subject, snapshot: Snapshot, now: Now) -> PayoutView:
     """See what the page shows of `/stats/payout`."""
-    reading = snapshot.payout
-    if reading is None:
-        return PayoutView(None, None)
-    fresh = reading.fresh(site.stale_after[Endpoint.PAYOUT], now)
-    return PayoutView(reading.value if fresh else None, reading.value.synctime)
+    synctime = snapshot.payout.value.synctime if snapshot.payout else None
+    return PayoutView(_fresh(site, snapshot, Endpoint.PAYOUT, now), synctime)
 
 
 def payout_families(site: Subject, view: PayoutView) -> Iterator[Family]:
@@ -335,9 +352,7 @@ class HistoryView(NamedTuple):
 
 def history_view(site: Subject, snapshot: Snapshot, now: Now) -> HistoryView:
     """See what the page shows of `/stats/history`; row ages are judged on the wall clock."""
-    reading = snapshot.history
-    fresh = reading is not None and reading.fresh(site.stale_after[Endpoint.HISTORY], now)
-    rows = reading.value if reading is not None and fresh else None
+    rows = _fresh(site, snapshot, Endpoint.HISTORY, now)
     newest = snapshot.last_rows[-1].synctime if snapshot.last_rows else None
     settled = history.settled_count(snapshot.last_rows, now.wall)
     newest_settled = snapshot.last_rows[settled - 1].synctime if settled else None
@@ -389,9 +404,10 @@ def _settled_families(site: Subject, settled: tuple[HistoryRow, ...], view: Hist
 
 
 class UsersView(NamedTuple):
-    """The users as visible: the last answer (None when stale) with its accounts, and what outlives it."""
+    """The users as visible: the last answers (none when stale), their accounts, and what outlives them."""
 
     top: TopUsers | None
+    watched: tuple[str, ...]  # labels
     accounts: Mapping[str, Account]
     tracked: float
     moved: float | None
@@ -399,11 +415,11 @@ class UsersView(NamedTuple):
 
 
 def users_view(site: Subject, snapshot: Snapshot, now: Now) -> UsersView:
-    """See what the page shows of `/user/top`."""
-    reading = snapshot.top_users
-    fresh = reading is not None and reading.fresh(site.stale_after[Endpoint.TOP_USERS], now)
+    """See what the page shows of `/user/top` and `/user/balance`."""
+    watched = _fresh(site, snapshot, Endpoint.BALANCES, now)
     return UsersView(
-        top=reading.value if reading is not None and fresh else None,
+        top=_fresh(site, snapshot, Endpoint.TOP_USERS, now),
+        watched=watched.labels if watched else (),
         accounts=snapshot.accounts,
         tracked=snapshot.tracked_hashes,
         moved=snapshot.totals_moved,
@@ -412,16 +428,18 @@ def users_view(site: Subject, snapshot: Snapshot, now: Now) -> UsersView:
 
 
 def users_families(site: Subject, view: UsersView) -> Iterator[Family]:
-    """Return the families of `/user/top`."""
+    """Return the families of `/user/top` and `/user/balance`; a user of both is one series."""
+    top = view.top.totals if view.top is not None else {}
     if view.top is not None:
-        yield _one(TOP_USERS, site, len(view.top.totals))
+        yield _one(TOP_USERS, site, len(top))
         yield _one(TOP_BALANCE, site, view.top.balance)
-        if site.per_user:
-            labels = site.name, list(view.top.totals)
-            shown = [view.accounts[label] for label in view.top.totals]
-            yield Family(USER_HASHES, labels, [account.total for account in shown])
-            yield Family(USER_WITHDRAWN, labels, [account.withdrawn for account in shown])
-            yield Family(USER_BALANCE, labels, [account.balance for account in shown])
+    users = [*top, *(label for label in view.watched if label not in top)]
+    if users and site.per_user:
+        labels = site.name, users
+        shown = [view.accounts[label] for label in users]
+        yield Family(USER_HASHES, labels, [account.total for account in shown])
+        yield Family(USER_WITHDRAWN, labels, [account.withdrawn for account in shown])
+        yield Family(USER_BALANCE, labels, [account.balance for account in shown])
     yield _one(TRACKED_HASHES, site, view.tracked)
     yield _one(REGRESSIONS, site, view.regressions)
     if view.moved is not None:
@@ -429,10 +447,9 @@ def users_families(site: Subject, view: UsersView) -> Iterator[Family]:
 
 
 def all_users_view(site: Subject, snapshot: Snapshot, now: Now) -> AllUsers | None:
-    """See what the page shows of `/user/list`: None when stale, or not polled any more."""
-    reading, stale_after = snapshot.all_users, site.stale_after.get(Endpoint.ALL_USERS)
-    fresh = reading is not None and stale_after is not None and reading.fresh(stale_after, now)
-    return reading.value if reading is not None and fresh else None
+    """See what the page shows of `/user/list`."""
+    found: AllUsers | None = _fresh(site, snapshot, Endpoint.ALL_USERS, now)
+    return found
 
 
 def all_users_families(site: Subject, view: AllUsers | None) -> Iterator[Family]:
@@ -442,6 +459,19 @@ def all_users_families(site: Subject, view: AllUsers | None) -> Iterator[Family]
         yield _one(ALL_HASHES, site, view.hashes)
         yield _one(ALL_BALANCE, site, view.balance)
         yield _one(ALL_WITHDRAWN, site, view.withdrawn)
+
+
+def watched_view(site: Subject, snapshot: Snapshot, now: Now) -> Mapping[str, int] | None:  # noqa: ARG001
+    """See the failures of watched users by reason; None where none are watched."""
+    return snapshot.watched_failures if Endpoint.BALANCES in site.intervals else None
+
+
+def watched_families(site: Subject, view: Mapping[str, int] | None) -> Iterator[Family]:
+    """Return the family of `/user/balance` alone: each reason is there from the start."""
+    if view is not None:
+        reasons = [reason.value for reason in USER_REASONS]
+        counts = [float(view.get(reason, 0)) for reason in reasons]
+        yield Family(WATCHED_FAILURES, (reasons, site.name), counts)
 
 
 def polling_view(site: Subject, snapshot: Snapshot, now: Now) -> tuple[tuple[Endpoint, Polling], ...]:  # noqa: ARG001
@@ -483,6 +513,7 @@ GROUPS = (
     Group(history_view, history_families),
     Group(users_view, users_families),
     Group(all_users_view, all_users_families),
+    Group(watched_view, watched_families),
     Group(polling_view, polling_families),
     Group(failures_view, failures_families),
 )
@@ -493,16 +524,10 @@ def unchanged_until(site: Subject, snapshot: Snapshot, now: Now) -> Now:
 
     A wall clock that is set back can change them too.
     """
-    readings = (
-        (snapshot.payout, Endpoint.PAYOUT),
-        (snapshot.history, Endpoint.HISTORY),
-        (snapshot.top_users, Endpoint.TOP_USERS),
-        (snapshot.all_users, Endpoint.ALL_USERS),
-    )
     stale = [
-        reading.at.mono + site.stale_after[endpoint]
-        for reading, endpoint in readings
-        if reading is not None and endpoint in site.stale_after
+        reading.at.mono + stale_after
+        for endpoint, stale_after in site.stale_after.items()
+        if (reading := snapshot.reading(endpoint)) is not None
     ]
     rows = snapshot.last_rows
     settled = history.settled_count(rows, now.wall)

@@ -33,7 +33,7 @@ class Endpoint(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a poll failed; each failed poll counts under exactly one."""
+    """Why a poll failed; each failed poll counts under exactly one. The last two fail one user alone."""
 
     TIMEOUT = "timeout"
     DNS = "dns"
@@ -53,10 +53,20 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal_error"
     INVALID_PAGE = "invalid_page"  # /user/list only
     UNKNOWN_ERROR = "unknown_error"  # any other code
+    MISSING_INPUT = "missing_input"  # /user/balance only
+    UNKNOWN_USER = "unknown_user"  # /user/balance only
 
     def concerns(self, endpoint: Endpoint) -> bool:
-        """Whether a poll of the endpoint can fail for this reason."""
-        return self is not Reason.INVALID_PAGE or endpoint is Endpoint.ALL_USERS
+        """Whether a call of the endpoint can fail for this reason."""
+        return _ONLY.get(self, endpoint) is endpoint
+
+
+_ONLY = {
+    Reason.INVALID_PAGE: Endpoint.ALL_USERS,
+    Reason.MISSING_INPUT: Endpoint.BALANCES,
+    Reason.UNKNOWN_USER: Endpoint.BALANCES,
+}
+USER_REASONS = (Reason.MISSING_INPUT, Reason.UNKNOWN_USER)  # of one watched user, never of a poll
 
 
 class AnswerError(Exception):

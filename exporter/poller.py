@@ -8,33 +8,33 @@ from __future__ import annotations
 import asyncio
 import traceback
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
 from exporter import history, snapshot
 from exporter.api import PollError
 from exporter.history import Meaning
+from exporter.jobs import KINDS, jobs_of
 from exporter.model import Endpoint
 from exporter.schedule import Schedule, first_due, phase, retry_after_seconds
 from exporter.secret import SecretReader
 from exporter.snapshot import Snapshot
-from exporter.walk import walk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 
     from exporter.api import Client
-    from exporter.config import AllUsersPoll, Config, Poll, TopUsersPoll
+    from exporter.config import Config
+    from exporter.jobs import Job
     from exporter.metrics import ExporterMetrics
-    from exporter.model import History, Payout, Reason, Users
-    from exporter.secret import Secret, SecretSource
-    from exporter.snapshot import AllUsers, Now, Store
-
-    Ask = Callable[[Callable[[Client, Secret], Awaitable[Any]]], Awaitable[Any]]  # one request of a poll
+    from exporter.model import Reason
+    from exporter.secret import Secret
+    from exporter.snapshot import Now, Store
+    from exporter.watch import Round
 
 log = structlog.get_logger()
 
@@ -75,78 +75,6 @@ class Clock(NamedTuple):
     random: Callable[[], float]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What one loop polls, as the config says it; two that are equal are the same loop over a reload."""
-
-    site: str
-    endpoint: Endpoint
-    poll: Poll
-    secret: SecretSource
-    url: str
-    key: bytes | None  # of users' names as labels
-
-    @property
-    def source(self) -> tuple[object, ...]:
-        """Whose data it is: when this changes, what was read before belongs to somebody else."""
-        return (self.url, self.secret, self.key)
-
-
-class _Kind(NamedTuple):
-    """How an endpoint is polled: the call, and the pure step that takes its answer into the snapshot.
-
-    The step returns the new snapshot and how many entries of the answer were rejected.
-    """
-
-    call: Callable[[Ask, Job], Awaitable[Any]]
-    take: Callable[[Job, Snapshot, Any, Now], tuple[Snapshot, int]]
-
-
-def _take_payout(_job: Job, known: Snapshot, payout: Payout, now: Now) -> tuple[Snapshot, int]:
-    return snapshot.with_payout(known, payout, now), 0
-
-
-def _take_history(_job: Job, known: Snapshot, answer: History, now: Now) -> tuple[Snapshot, int]:
-    rows, future = history.tidy(answer.entries, now.wall)
-    settled = rows[: history.settled_count(rows, now.wall)]
-    meaning = history.meaning(settled, Meaning(known.meaning))
-    return snapshot.with_history(known, rows, meaning, now), answer.rejected + future
-
-
-def _take_top_users(job: Job, known: Snapshot, answer: Users, now: Now) -> tuple[Snapshot, int]:
-    users = snapshot.labelled(answer, job.key)
-    return snapshot.with_top_users(known, users.entries, now), users.rejected
-
-
-def _take_all_users(
-    _job: Job, known: Snapshot, answer: tuple[AllUsers, int], now: Now
-) -> tuple[Snapshot, int]:
-    users, rejected = answer
-    return snapshot.with_all_users(known, users, now), rejected
-
-
-def _call_top_users(ask: Ask, job: Job) -> Awaitable[Users]:
-    poll = cast("TopUsersPoll", job.poll)
-    return ask(lambda client, secret: client.top_users(secret, count=poll.count, order=poll.order))
-
-
-def _call_all_users(ask: Ask, job: Job) -> Awaitable[tuple[AllUsers, int]]:
-    poll = cast("AllUsersPoll", job.poll)
-
-    def page(name: str) -> Awaitable[Users]:
-        return ask(lambda client, secret: client.user_page(secret, count=poll.page_size, page=name))
-
-    return walk(page, poll.max_pages)
-
-
-_KINDS = {
-    Endpoint.PAYOUT: _Kind(lambda ask, _: ask(lambda client, secret: client.payout(secret)), _take_payout),
-    Endpoint.HISTORY: _Kind(lambda ask, _: ask(lambda client, secret: client.history(secret)), _take_history),
-    Endpoint.TOP_USERS: _Kind(_call_top_users, _take_top_users),
-    Endpoint.ALL_USERS: _Kind(_call_all_users, _take_all_users),
-}
-
-
 class _Loop:
     """One job's state between polls; `promised` is the due time after the last poll that came to an end."""
 
@@ -165,6 +93,7 @@ class _Loop:
         self.crashes = 0
         self.reason: Reason | None = None  # of the last failure, until a success
         self.meaning_warned = False
+        self.refused: frozenset[tuple[int, str]] = frozenset()  # users, as the log last had them
         self.secret_known = job.secret.value
         self.secret_problem: str | None = None
         self.task: asyncio.Task[None] | None = None
@@ -192,7 +121,7 @@ class Poller:
         old, self._loops = self._loops, {}
         self._client, self._timeout = client, config.api.timeout
         self._slots = self._slots.resized(config.api.max_concurrency, [site.name for site in config.sites])
-        jobs = list(_jobs(config))
+        jobs = list(jobs_of(config))
         for endpoint in {job.endpoint for job in jobs}:
             self._own.poll_duration.labels(endpoint.value)  # at 0 from the start
         self._store.keep(_carried(jobs, old, self._store))
@@ -211,7 +140,7 @@ class Poller:
     ) -> list[tuple[str, str, str, str]]:
         """Poll these endpoints once, without loops; return what failed: site, endpoint, reason, detail."""
         self._client, self._slots = client, Slots(config.api.max_concurrency)
-        jobs = [job for job in _jobs(config) if job.endpoint in endpoints]
+        jobs = [job for job in jobs_of(config) if job.endpoint in endpoints]
         self._store.keep(_carried(jobs, {}, self._store))
         due = self._clock.now().mono
         faults = await asyncio.gather(*(self._poll(_Loop(job, due)) for job in jobs))
@@ -294,7 +223,7 @@ class Poller:
             loop.asleep = False
 
     async def _poll(self, loop: _Loop) -> PollError | None:
-        job, kind = loop.job, _KINDS[loop.job.endpoint]
+        job, kind = loop.job, KINDS[loop.job.endpoint]
         fault: PollError | None = None
         answer = None
         loop.began = None
@@ -339,14 +268,17 @@ class Poller:
     def _succeed(self, loop: _Loop, answer: Any, began: Now, now: Now) -> None:
         job = loop.job
         name, endpoint = _key(job)
-        known, rejected = _KINDS[endpoint].take(job, self._store[name], answer, now)
+        known, rejected = KINDS[endpoint].take(job, self._store[name], answer, now)
         failures = loop.schedule.failures
         off_grid = bool(failures or loop.crashes)
         loop.schedule, loop.due = loop.schedule.succeeded(began.mono, now.mono, off_grid=off_grid)
         next_poll = _wall(loop.due, now)
-        known = snapshot.succeeded(known, endpoint, at=now.wall, rejected=rejected, next_poll=next_poll)
+        took = now.mono - began.mono
+        known = snapshot.succeeded(
+            known, endpoint, at=now.wall, took=took, rejected=rejected, next_poll=next_poll
+        )
         self._store.publish(name, known)
-        duration = round(now.mono - began.mono, 3)
+        duration = round(took, 3)
         log.debug("poll_succeeded", site=name, endpoint=endpoint.value, duration_s=duration)
         if failures:
             log.info(
@@ -355,6 +287,8 @@ class Poller:
         loop.reason = None
         if endpoint is Endpoint.HISTORY:
             self._warn_of_meaning(loop, known, now)
+        elif endpoint is Endpoint.BALANCES:
+            self._warn_of_users(loop, answer)
 
     def _warn_of_meaning(self, loop: _Loop, known: Snapshot, now: Now) -> None:
         """Say once that `hashes` makes no sense, and again only after it has."""
@@ -364,14 +298,29 @@ class Poller:
             log.warning("history_hashes_unknown", site=loop.job.site, endpoint=loop.job.endpoint.value)
         loop.meaning_warned = unknown
 
+    def _warn_of_users(self, loop: _Loop, answer: Round) -> None:
+        """Say once that the API refuses a user, by the place in the config: names are personal."""
+        for place, reason in answer.refused:
+            if (place, reason) not in loop.refused:
+                user = f"watch_users[{place}]"
+                log.warning("watched_user_refused", site=loop.job.site, user=user, reason=reason.value)
+        loop.refused = frozenset(answer.refused)
+
     def _fail(self, loop: _Loop, fault: PollError, began: Now, now: Now) -> None:
         name, endpoint = _key(loop.job)
         wait = retry_after_seconds(fault.retry_after, now.wall)
         jitter = 0.8 + 0.4 * self._clock.random()
         loop.schedule, loop.due = loop.schedule.failed(fault.reason, now.mono, wait, jitter)
         next_poll = _wall(loop.due, now)
+        took = now.mono - began.mono
         known = snapshot.failed(
-            self._store[name], endpoint, at=now.wall, reason=fault.reason, next_poll=next_poll
+            self._store[name],
+            endpoint,
+            at=now.wall,
+            took=took,
+            reason=fault.reason,
+            detail=str(fault),
+            next_poll=next_poll,
         )
         self._store.publish(name, known)
         # Said when it begins or changes; a fault that lasts for days must not fill the disk.
@@ -382,7 +331,7 @@ class Poller:
             endpoint=endpoint.value,
             reason=fault.reason.value,
             detail=str(fault),
-            duration_s=round(now.mono - began.mono, 3),
+            duration_s=round(took, 3),
             next_poll_in_s=round(loop.due - now.mono, 1),
         )
         loop.reason = fault.reason
@@ -399,13 +348,6 @@ def _say_crashed(loop: _Loop, error: BaseException | None, delay: float) -> None
         frames=[f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames],
         restart_in_s=delay,
     )
-
-
-def _jobs(config: Config) -> Iterable[Job]:
-    key = config.users.key.reveal().encode() if config.users.key else None
-    for site in config.sites:
-        for endpoint, poll in site.active_polls().items():
-            yield Job(site.name, endpoint, poll, site.secret, config.api.url, key)
 
 
 def _key(job: Job) -> tuple[str, Endpoint]:

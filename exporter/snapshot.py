@@ -11,20 +11,20 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
 from exporter.model import Endpoint, Entries, HistoryRow, Payout, User, Users
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 T = TypeVar("T")
 
 LABEL_BYTES = 128  # longer names are cut: a visitor chooses the name, Prometheus stores it
 ABSENT_ACCOUNTS = 1024  # how many users outside the last answers keep their high-water marks, per site
-
+KEPT_OUTAGES = 5  # of each endpoint
 
 _ALONE = {endpoint: frozenset((endpoint,)) for endpoint in Endpoint}
 
@@ -48,6 +48,16 @@ class Reading(Generic[T]):
         return now.mono - self.at.mono <= stale_after
 
 
+class Outage(NamedTuple):
+    """Polls in a row that failed alike: why, the Unix times of the first and the last, how many."""
+
+    reason: str
+    detail: str
+    first: float
+    last: float
+    polls: int
+
+
 @dataclass(frozen=True)
 class Polling:
     """The record of one endpoint's polls; times are Unix seconds."""
@@ -59,6 +69,8 @@ class Polling:
     last_poll: float | None = None
     last_success: float = 0.0
     next_poll: float | None = None
+    took: float = 0.0  # seconds, of the last poll
+    outages: tuple[Outage, ...] = ()  # the newest last; they outlive any number of successes
 
 
 class Doubt(Struct, frozen=True, gc=False):
@@ -96,6 +108,13 @@ class AllUsers(NamedTuple):
     balance: float
 
 
+class Watched(NamedTuple):
+    """The last round over `watch_users`: the labels of those found, and why others were not, by place."""
+
+    labels: tuple[str, ...]
+    refused: tuple[tuple[int, str], ...]
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """All that is known of one site."""
@@ -107,10 +126,23 @@ class Snapshot:
     meaning: str = "unknown"  # of `hashes`, a history.Meaning
     top_users: Reading[TopUsers] | None = None
     all_users: Reading[AllUsers] | None = None
+    watched: Reading[Watched] | None = None
+    watched_failures: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # by reason
     accounts: Mapping[str, Account] = field(default_factory=lambda: MappingProxyType({}))
     tracked_hashes: float = 0.0
     totals_moved: float | None = None  # Unix seconds
     regressions: int = 0
+
+    def reading(self, endpoint: Endpoint) -> Reading[Any] | None:
+        """Return the endpoint's last answer."""
+        found: Mapping[Endpoint, Reading[Any] | None] = {
+            Endpoint.PAYOUT: self.payout,
+            Endpoint.HISTORY: self.history,
+            Endpoint.TOP_USERS: self.top_users,
+            Endpoint.ALL_USERS: self.all_users,
+            Endpoint.BALANCES: self.watched,
+        }
+        return found[endpoint]
 
 
 class Store:
@@ -145,9 +177,9 @@ def planned(snapshot: Snapshot, endpoint: Endpoint, next_poll: float) -> Snapsho
 
 
 def succeeded(
-    snapshot: Snapshot, endpoint: Endpoint, *, at: float, rejected: int, next_poll: float
+    snapshot: Snapshot, endpoint: Endpoint, *, at: float, rejected: int, next_poll: float, took: float = 0.0
 ) -> Snapshot:
-    """Note a poll that succeeded at Unix time `at`, with so many entries rejected."""
+    """Note a poll that succeeded at Unix time `at` after so many seconds, with so many entries rejected."""
     record = snapshot.polling.get(endpoint, Polling())
     record = replace(
         record,
@@ -157,24 +189,58 @@ def succeeded(
         last_poll=at,
         last_success=at,
         next_poll=next_poll,
+        took=took,
     )
     return _recorded(snapshot, endpoint, record)
 
 
-def failed(snapshot: Snapshot, endpoint: Endpoint, *, at: float, reason: str, next_poll: float) -> Snapshot:
-    """Note a poll that failed at Unix time `at`: values stay until they are stale."""
+def failed(
+    snapshot: Snapshot,
+    endpoint: Endpoint,
+    *,
+    at: float,
+    reason: str,
+    next_poll: float,
+    detail: str = "",
+    took: float = 0.0,
+) -> Snapshot:
+    """Note a poll that failed at Unix time `at` after so many seconds: values stay until they are stale."""
     record = snapshot.polling.get(endpoint, Polling())
-    failures = {**record.failures, reason: record.failures.get(reason, 0) + 1}
     record = replace(
-        record, polls=record.polls + 1, failures=failures, up=False, last_poll=at, next_poll=next_poll
+        record,
+        polls=record.polls + 1,
+        failures=_counted(record.failures, [reason]),
+        up=False,
+        last_poll=at,
+        next_poll=next_poll,
+        took=took,
+        outages=_outages(record, Outage(reason, detail, at, at, 1)),
     )
     return _recorded(snapshot, endpoint, record)
+
+
+def _outages(record: Polling, new: Outage) -> tuple[Outage, ...]:
+    """Add a failed poll: to the newest outage where it goes on alike, else as the first of another."""
+    last = record.outages[-1] if record.outages else None
+    if last is None or record.up or (last.reason, last.detail) != (new.reason, new.detail):
+        return (*record.outages, new)[-KEPT_OUTAGES:]
+    return (*record.outages[:-1], last._replace(last=new.last, polls=last.polls + 1))
+
+
+def _counted(counts: Mapping[str, int], reasons: Iterable[str]) -> Mapping[str, int]:
+    found = dict(counts)
+    for reason in reasons:
+        found[reason] = found.get(reason, 0) + 1
+    return found
 
 
 def cleared(snapshot: Snapshot) -> Snapshot:
     """Forget what was read, and keep the counters: they may not fall while the process lives."""
     return Snapshot(
-        polling=snapshot.polling, tracked_hashes=snapshot.tracked_hashes, regressions=snapshot.regressions
+        polling=snapshot.polling,
+        watched_failures=snapshot.watched_failures,
+        tracked_hashes=snapshot.tracked_hashes,
+        regressions=snapshot.regressions,
     )
 
 
@@ -193,6 +259,20 @@ def with_history(snapshot: Snapshot, rows: tuple[HistoryRow, ...], meaning: str,
 def with_all_users(snapshot: Snapshot, users: AllUsers, now: Now) -> Snapshot:
     """Take the sums of a whole walk over `/user/list`."""
     return replace(snapshot, all_users=Reading(users, now))
+
+
+def with_watched(
+    snapshot: Snapshot, users: tuple[User, ...], refused: tuple[tuple[int, str], ...], now: Now
+) -> Snapshot:
+    """Take a round over `watch_users`: users named by label, and why others are not there, by place."""
+    accounts, regressions = guarded(snapshot.accounts, Endpoint.BALANCES, users)
+    return replace(
+        snapshot,
+        watched=Reading(Watched(tuple(user.name for user in users), refused), now),
+        watched_failures=_counted(snapshot.watched_failures, (reason for _, reason in refused)),
+        accounts=accounts,
+        regressions=snapshot.regressions + regressions,
+    )
 
 
 def with_top_users(snapshot: Snapshot, users: tuple[User, ...], now: Now) -> Snapshot:

@@ -46,6 +46,8 @@ CALLS: dict[Endpoint, Callable[[Client], Awaitable[object]]] = {
     Endpoint.PAYOUT: lambda client: client.payout(SECRET),
     Endpoint.HISTORY: lambda client: client.history(SECRET),
     Endpoint.TOP_USERS: lambda client: client.top_users(SECRET, count=25, order="balance"),
+    Endpoint.ALL_USERS: lambda client: client.user_page(SECRET, count=32, page=""),
+    Endpoint.BALANCES: lambda client: client.balance(SECRET, name="johnd"),
 }
 PROXY_VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
 
@@ -377,6 +379,9 @@ FAULTS: dict[str, Fault] = {
     "invalid_page where there are no pages": Fault(Reason.UNKNOWN_ERROR, refuse("invalid_page")),
     "a code of our own": Fault(Reason.UNKNOWN_ERROR, refuse("timeout")),
     "a code of another endpoint": Fault(Reason.UNKNOWN_ERROR, refuse("unknown_user")),
+    "invalid_page": Fault(Reason.INVALID_PAGE, refuse("invalid_page"), {"endpoint": Endpoint.ALL_USERS}),
+    "missing_input": Fault(Reason.MISSING_INPUT, refuse("missing_input"), {"endpoint": Endpoint.BALANCES}),
+    "unknown_user": Fault(Reason.UNKNOWN_USER, refuse("unknown_user", 404), {"endpoint": Endpoint.BALANCES}),
     "a code that repeats the secret": Fault(Reason.UNKNOWN_ERROR, refuse(f"no such secret: {CANARY}")),
     "an empty code": Fault(Reason.UNKNOWN_ERROR, refuse("")),
 }
@@ -409,8 +414,8 @@ def test_no_failure_shows_the_secret(fault: Fault) -> None:
 
 
 def test_every_reason_is_among_the_faults() -> None:
-    """The table above leaves out no reason but the one of `/user/list`."""
-    assert set(Reason) - {Reason.INVALID_PAGE} == {fault.reason for fault in FAULTS.values()}
+    """The table above leaves out no reason."""
+    assert set(Reason) == {fault.reason for fault in FAULTS.values()}
 
 
 def test_the_tree_has_one_leaf_for_each_reason() -> None:
@@ -419,17 +424,24 @@ def test_the_tree_has_one_leaf_for_each_reason() -> None:
 
     assert sorted(Reason) == sorted(leaf.reason for leaf in leaves())
     assert [] == [base for base in inner if hasattr(base, "reason")]
-    assert {api.Unreached, api.BadStatus, api.BadBody, api.ApiError, PollError} == inner
+    assert {api.Unreached, api.BadStatus, api.BadBody, api.ApiError, api.UserRefused, PollError} == inner
 
 
 @pytest.mark.parametrize("endpoint", Endpoint)
-def test_invalid_page_is_a_code_of_the_list_alone(endpoint: Endpoint) -> None:
-    """`invalid_page` is that on /user/list and an unknown code elsewhere."""
-    error = api._refusal(
-        endpoint, api._Answer(404, httpx.Headers(), b'{"success":false,"error":"invalid_page"}')
-    )
+@pytest.mark.parametrize(
+    ("code", "class_", "owner"),
+    [
+        ("invalid_page", api.InvalidPage, Endpoint.ALL_USERS),
+        ("missing_input", api.MissingInput, Endpoint.BALANCES),
+        ("unknown_user", api.UnknownUser, Endpoint.BALANCES),
+    ],
+)
+def test_codes_of_one_endpoint(code: str, class_: type, owner: Endpoint, endpoint: Endpoint) -> None:
+    """A code that the reference has at one endpoint alone is that there, and an unknown code elsewhere."""
+    body = json.dumps({"success": False, "error": code}).encode()
+    error = api._refusal(endpoint, api._Answer(404, httpx.Headers(), body))
 
-    assert (api.InvalidPage if endpoint is Endpoint.ALL_USERS else api.UnknownError) is type(error)
+    assert (class_ if endpoint is owner else api.UnknownError) is type(error)
 
 
 @pytest.mark.parametrize("status", [200, 201, 302, 304, 400, 404, 429, 500, 503, 999])

@@ -409,12 +409,19 @@ def test_secret_files_open_to_others_are_warned_about(tmp_path: Path, mode: int,
     assert count == len(loaded.warnings)
 
 
-def test_watching_users_is_said_to_have_no_effect_yet() -> None:
-    """Each site that names users to watch is warned about once; an empty list is not."""
+def test_watched_users_are_polled_and_nobody_else() -> None:
+    """A site that names users to watch polls /user/balance; an empty list is none."""
     loaded = parse([site(watch_users=["ann", "bob"]), site("b", watch_users=[])])
 
-    text = "has no effect in this version: /user/balance is not polled yet"
-    assert (f"sites[0].watch_users: {text}",) == loaded.warnings
+    assert [True, False] == [Endpoint.BALANCES in each.active_polls() for each in loaded.sites]
+    assert () == loaded.warnings
+
+
+def test_watching_users_without_names_is_said_to_be_in_vain() -> None:
+    """names: off shows no user: polling some for it is warned about, once for all sites."""
+    loaded = parse([site(watch_users=["ann"]), site("b", watch_users=["bob"])], users={"names": "off"})
+
+    assert ["users.names"] == [warning.partition(":")[0] for warning in loaded.warnings]
 
 
 @pytest.mark.parametrize("enabled", [False, True])

@@ -33,7 +33,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "auth": {"webconfig"},
     "webconfig": {"config", "schema", "secret"},
     "backfill": {"exposition", "history", "metrics", "model", "snapshot"},
-    "poller": {"api", "metrics", "snapshot", "history", "model", "config", "secret", "schedule", "walk"},
+    "poller": {
+        "api", "metrics", "snapshot", "history", "model", "config", "secret", "schedule", "jobs", "watch",
+    },
+    "jobs": {"api", "snapshot", "history", "model", "config", "secret", "walk", "watch"},
+    "watch": {"api", "model"},
     "walk": {"api", "model", "snapshot"},
     "pages": {"exposition", "metrics", "snapshot"},
     "exposition": {"metrics"},

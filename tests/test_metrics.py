@@ -9,7 +9,7 @@ import pytest
 from exporter import history, metrics, snapshot
 from exporter.history import Meaning
 from exporter.metrics import CATALOGUE, Subject, site_families
-from exporter.model import Endpoint, HistoryRow, Payout, Reason, User
+from exporter.model import USER_REASONS, Endpoint, HistoryRow, Payout, Reason, User
 from exporter.snapshot import Now, Snapshot
 from tests.conftest import SHARED, WALL, parsed
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 HOUR = 3600
 TOP = WALL - WALL % HOUR  # the full hour before now, 13:20 minutes ago
 NOW = Now(WALL, 1000.0)
-LATER_ISSUES = {  # fed by endpoints that are not polled yet
-    "cryptoloot_watched_user_failures_total",
-}
 
 
 def a_subject(**changes: object) -> Subject:
@@ -56,7 +53,7 @@ def value(known: Snapshot, name: str, after: float = 0.0) -> float | None:
 
 
 def test_the_catalogue_is_the_contracts() -> None:
-    """Every metric of the contract that this version feeds is in the catalogue, and nothing else is."""
+    """Every metric of the contract is in the catalogue, and nothing else is."""
     contract: Path = SHARED / "design" / "contract.md"
     if not contract.exists():
         pytest.skip("the design files are not beside the repository")
@@ -68,7 +65,7 @@ def test_the_catalogue_is_the_contracts() -> None:
         # `_balance_coins` stands for the first name with its last word replaced.
         named |= {whole, *(name if name[0] != "_" else "cryptoloot_all_users" + name for name in more)}
 
-    assert named - LATER_ISSUES == set(CATALOGUE)
+    assert named == set(CATALOGUE)
 
 
 def test_every_help_says_where_a_value_is_from() -> None:
@@ -210,6 +207,52 @@ def test_users_are_series() -> None:
     assert (page["top_users_returned"][""], page["top_users_balance_coins"][""]) == (2, 5)
 
 
+def watching() -> Subject:
+    """Return a site that watches users."""
+    site = a_subject()
+    return replace(
+        site,
+        intervals={**site.intervals, Endpoint.BALANCES: 300.0},
+        stale_after={**site.stale_after, Endpoint.BALANCES: 1500.0},
+    )
+
+
+def test_a_watched_user_is_one_series() -> None:
+    """Who is both watched and in the top list is there once; who is watched alone too, and in no sum."""
+    known = snapshot.with_top_users(Snapshot(), (User("a", 10, 1, 2), User("b", 5, 0, 3)), NOW)
+    known = snapshot.with_watched(known, (User("b", 6, 0, 4), User("z", 1, 0, 9)), (), NOW)
+    page = shown(known, site=watching())
+
+    assert page["user_hashes_total"] == {"a": 10, "b": 6, "z": 1}
+    assert page["user_balance_coins"] == {"a": 2, "b": 4, "z": 9}
+    assert (page["top_users_returned"][""], page["top_users_balance_coins"][""]) == (2, 5)
+
+
+def test_watched_users_have_their_own_age() -> None:
+    """They stay while /user/top is stale, and leave with /user/balance, or when nobody watches any more."""
+    known = snapshot.with_watched(Snapshot(), (User("z", 1, 0, 9),), (), NOW)
+    known = snapshot.with_top_users(known, (User("a", 10, 1, 2),), NOW)
+
+    assert {"a", "z"} == set(shown(known, 300, watching())["user_hashes_total"])
+    assert {"z"} == set(shown(known, 1500, watching())["user_hashes_total"])
+    assert "user_hashes_total" not in shown(known, 1501, watching())
+    assert {"a"} == set(shown(known)["user_hashes_total"])
+
+
+def test_refused_users_are_counted_where_some_are_watched() -> None:
+    """Each reason is at 0 from the start, and grows with every round that has such a user."""
+    known = snapshot.with_watched(Snapshot(), (), ((0, "unknown_user"), (2, "unknown_user")), NOW)
+    known = snapshot.with_watched(known, (), ((0, "unknown_user"),), NOW)
+
+    assert "watched_user_failures_total" not in shown(known)
+    assert {"missing_input": 0, "unknown_user": 0} == (
+        shown(Snapshot(), site=watching())["watched_user_failures_total"]
+    )
+    assert {"missing_input": 0, "unknown_user": 3} == (
+        shown(known, site=watching())["watched_user_failures_total"]
+    )
+
+
 def test_without_names_there_are_only_sums() -> None:
     """names: off shows no user, and still sums, and how much hashes grew."""
     known = snapshot.with_top_users(Snapshot(), (User("a", 10, 1, 2),), NOW)
@@ -223,7 +266,8 @@ def test_without_names_there_are_only_sums() -> None:
 def test_every_reason_is_counted_from_the_start() -> None:
     """A site that was never polled has each counter at 0, and no `up`."""
     page = shown(Snapshot())
-    reasons = [reason for reason in Reason if reason is not Reason.INVALID_PAGE]
+    others = {Reason.INVALID_PAGE, *USER_REASONS}
+    reasons = [reason for reason in Reason if reason not in others]
 
     assert {"/stats/payout", "/stats/history", "/user/top"} == set(page["polls_total"])
     assert {0.0} == set(page["poll_failures_total"].values())

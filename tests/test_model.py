@@ -521,20 +521,26 @@ def test_a_lone_surrogate_in_an_entrys_field_name(
 
 
 def test_reasons_concern_endpoints() -> None:
-    """`invalid_page` is of `/user/list` alone; every other reason can befall every endpoint."""
-    concerned = {endpoint for endpoint in Endpoint if Reason.INVALID_PAGE.concerns(endpoint)}
+    """Three codes are of one endpoint alone; every other reason can befall every endpoint."""
+    concerned = {
+        reason.value: endpoints
+        for reason in Reason
+        if (endpoints := {each for each in Endpoint if reason.concerns(each)}) != set(Endpoint)
+    }
 
-    assert {Endpoint.ALL_USERS} == concerned
-    assert all(
-        reason.concerns(endpoint) for reason in Reason for endpoint in Endpoint if reason != "invalid_page"
-    )
+    assert {
+        "invalid_page": {Endpoint.ALL_USERS},
+        "missing_input": {Endpoint.BALANCES},
+        "unknown_user": {Endpoint.BALANCES},
+    } == concerned
 
 
 def test_the_reasons_are_the_contracts() -> None:
     """Rules and dashboards name reasons: each is as the contract spells it."""
     reasons = (
         "timeout dns connect tls http_status rate_limited redirect too_large invalid_json invalid_response "
-        "invalid_secret bad_request wrong_method not_found internal_error invalid_page unknown_error"
+        "invalid_secret bad_request wrong_method not_found internal_error invalid_page unknown_error "
+        "missing_input unknown_user"
     )
 
     assert reasons.split() == [reason.value for reason in Reason]

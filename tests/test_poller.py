@@ -475,6 +475,84 @@ def test_a_secret_file_that_vanishes_keeps_the_last_secret(tmp_path: Path) -> No
     assert 3 == sum(entry["event"] == "secret_file_unreadable" for entry in logs)
 
 
+WATCHING = [{"name": "demo", "secret_env": "SECRET_demo", "watch_users": ["ann", "bob"]}]
+ANN = {"success": True, "name": "ann", "total": 7, "withdrawn": 1, "balance": 2}
+NO_BOB = {"success": False, "error": "unknown_user"}
+
+
+def balances(rig: Rig, *answers: dict[str, Any]) -> None:
+    """Let `/user/balance` give these answers in turn, the last round of two for ever."""
+    turns = itertools.chain(answers, itertools.cycle(answers[-2:]))
+    rig.api.answer = lambda _site, path: reply(200, next(turns)) if path == "/user/balance" else ok(path)
+
+
+def test_one_round_over_the_watched_users_is_one_poll() -> None:
+    """Each user is asked for once an interval, one after another; one that is refused fails no poll."""
+
+    async def scene(rig: Rig) -> None:
+        balances(rig, ANN, NO_BOB)
+        await rig.time.run(2)
+        assert 2 == len(rig.api.times("/user/balance"))
+        await rig.time.run(310)
+
+    rig = polling(parsed(sites=WATCHING, poll=slow_polls()), scene)
+    record, known = rig.record(Endpoint.BALANCES), rig.store["demo"]
+
+    assert 2 * record.polls == len(rig.api.times("/user/balance"))
+    assert (True, {}) == (record.up, record.failures)
+    assert {"unknown_user": record.polls} == known.watched_failures
+    assert ["ann"] == list(known.accounts)
+
+
+def test_a_round_that_fails_publishes_nothing() -> None:
+    """A failure that is no user's own ends the round: what was read of it does not count."""
+
+    async def scene(rig: Rig) -> None:
+        balances(rig, ANN, {"success": False, "error": "internal_error"})
+        await rig.time.run(2)
+
+    rig = polling(parsed(sites=WATCHING, poll=slow_polls()), scene)
+
+    assert {"internal_error": 1} == rig.record(Endpoint.BALANCES).failures
+    assert rig.store["demo"].watched is None
+    assert {} == rig.store["demo"].accounts
+
+
+def test_a_refused_user_is_said_once() -> None:
+    """By its place and never by its name; again only after it was found meanwhile."""
+    bob = {**ANN, "name": "bob"}
+
+    async def scene(rig: Rig) -> None:
+        balances(rig, ANN, NO_BOB, ANN, NO_BOB, ANN, bob, ANN, NO_BOB)
+        await rig.time.run(1000)
+
+    with capture_logs() as logs:
+        polling(parsed(sites=WATCHING, poll=slow_polls()), scene)
+    said = [entry for entry in logs if entry["event"] == "watched_user_refused"]
+
+    assert [("watch_users[1]", "unknown_user")] * 2 == [(entry["user"], entry["reason"]) for entry in said]
+    assert "bob" not in str(logs)
+
+
+def test_another_list_of_users_is_polled_at_once() -> None:
+    """A reload that changes `watch_users` starts that loop anew, and no other."""
+    config = parsed(sites=WATCHING, poll=slow_polls())
+    other = parsed(sites=[{**WATCHING[0], "watch_users": ["ann"]}], poll=slow_polls())
+
+    async def scene(rig: Rig) -> None:
+        balances(rig, ANN)
+        await rig.time.run(60)
+        before = len(rig.api.requests)
+        rig.apply(other)
+        await rig.time.run(2)
+        paths = [path for _, _, path in rig.api.requests[before:]]
+        assert ["/user/balance"] == [path for path in paths if path != "/stats/payout"]
+
+    rig = polling(config, scene)
+
+    assert ("ann",) == rig.store["demo"].watched.value.labels  # type: ignore[union-attr]
+
+
 def test_one_round_polls_everything_once() -> None:
     """`once` calls each endpoint of each site a single time and leaves nothing running."""
 

@@ -15,6 +15,7 @@ from exporter.snapshot import (
     LABEL_BYTES,
     Account,
     Now,
+    Outage,
     Polling,
     Reading,
     Snapshot,
@@ -473,12 +474,36 @@ def test_polls_are_recorded() -> None:
     known = planned(Snapshot(), PAYOUT, 5.0)
     known = succeeded(known, PAYOUT, at=10.0, rejected=2, next_poll=70.0)
     known = succeeded(known, PAYOUT, at=70.0, rejected=1, next_poll=130.0)
-    known = failed(known, PAYOUT, at=130.0, reason="dns", next_poll=190.0)
+    known = failed(known, PAYOUT, at=130.0, reason="dns", next_poll=190.0, detail="no such host", took=0.5)
+    outage = Outage("dns", "no such host", 130.0, 130.0, 1)
 
-    assert (
-        Polling(3, {"dns": 1}, 3, up=False, last_poll=130.0, last_success=70.0, next_poll=190.0)
-        == (known.polling[PAYOUT])
+    assert Polling(3, {"dns": 1}, 3, False, 130.0, 70.0, 190.0, 0.5, (outage,)) == known.polling[PAYOUT]
+
+
+def outages(*reasons: str | None) -> list[tuple[str, float, float, int]]:
+    """Return what is kept of polls a second apart: failures for these reasons, successes for None."""
+    known = Snapshot()
+    for at, reason in enumerate(reasons):
+        if reason is None:
+            known = succeeded(known, PAYOUT, at=at, rejected=0, next_poll=at + 1)
+        else:
+            known = failed(known, PAYOUT, at=at, reason=reason, next_poll=at + 1)
+    kept = known.polling[PAYOUT].outages
+    return [(each.reason, each.first, each.last, each.polls) for each in kept]
+
+
+def test_failures_in_a_row_are_one_outage() -> None:
+    """Alike and without a success between them; another reason, or a success, begins another."""
+    assert [("dns", 0, 1, 2), ("tls", 2, 2, 1), ("tls", 4, 5, 2)] == outages(
+        "dns", "dns", "tls", None, "tls", "tls"
     )
+
+
+def test_outages_outlive_successes() -> None:
+    """However many polls succeed, the last five outages are kept, the newest last."""
+    reasons = [reason for number in range(8) for reason in (str(number), None, None)]
+
+    assert ["3", "4", "5", "6", "7"] == [reason for reason, *_ in outages(*reasons, *[None] * 999)]
 
 
 def test_a_planned_poll_is_none_yet() -> None:

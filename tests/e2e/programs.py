@@ -36,8 +36,12 @@ DEADLINE = 10.0  # seconds that anything may take before its test fails
 SOON = 2.0  # seconds the contract gives a process to end, and the demo to come alive
 # Absent until a total moves, which in a minute it may not.
 LATER = "cryptoloot_user_totals_change_timestamp_seconds"
-# Only with poll.all_users.
-OPTIONAL = {metric.name for metric in SITE_METRICS if metric.name.startswith("cryptoloot_all_users")}
+# Only with poll.all_users, and with watch_users.
+OPTIONAL = {
+    metric.name
+    for metric in SITE_METRICS
+    if metric.name.startswith(("cryptoloot_all_users", "cryptoloot_watched_user"))
+}
 FAMILIES = {metric.name for metric in SITE_METRICS} - {LATER} - OPTIONAL
 PACKAGES = str(Path(exporter.__file__).parent.parent)  # the checkout, or where the wheel was installed
 
