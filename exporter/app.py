@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import random
 import time
 from dataclasses import dataclass, replace
@@ -20,7 +21,14 @@ from exporter.config import ConfigError
 from exporter.exposition import Format
 from exporter.guard import Guard
 from exporter.health import HealthSocket
-from exporter.metrics import ExporterMetrics, subject
+from exporter.metrics import (
+    PAGE_BYTES,
+    RELOAD_SUCCESSFUL,
+    RELOAD_TIMESTAMP,
+    SERIES,
+    ExporterMetrics,
+    subject,
+)
 from exporter.model import Endpoint
 from exporter.pages import Pages
 from exporter.poller import Clock, Poller
@@ -28,6 +36,7 @@ from exporter.schema import Problem
 from exporter.server import Server, address_of, listen
 from exporter.sharding import WHOLE, Share
 from exporter.snapshot import Now, Store
+from exporter.status import Facts
 from exporter.web import Hooks, Web
 
 if TYPE_CHECKING:
@@ -88,7 +97,8 @@ class App:
         self._retired: set[asyncio.Task[None]] = set()
         self._rendering: asyncio.Task[None] | None = None
         self._guard = Guard(options.web_config, os.urandom(32))
-        hooks = Hooks(clock.now, self._standing_still, self._ready, self._hook())
+        self._started = clock.now()
+        hooks = Hooks(clock.now, self._facts, self._standing_still, self._ready, self._hook())
         self.web = Web(self._pages, hooks, self._guard, options.external_url)
         self._server: Server | None = None
         self._health = (
@@ -259,6 +269,22 @@ class App:
 
     def _standing_still(self) -> list[str]:
         return self._poller.standing_still(self._clock.now())
+
+    def _facts(self) -> Facts:
+        own, share = self._own, self._options.share
+        return Facts(
+            version=__version__,
+            revision=self._options.revision,
+            python_version=platform.python_version(),
+            started=self._started,
+            config_loaded=own.value(RELOAD_TIMESTAMP),
+            config_accepted=bool(own.value(RELOAD_SUCCESSFUL)),
+            shard=share.shard,
+            total_shards=share.total,
+            page_bytes=int(own.value(PAGE_BYTES)),
+            series=int(own.value(SERIES)),
+            standing_still=self._standing_still(),
+        )
 
     def _hook(self) -> Callable[[], Awaitable[list[str]]] | None:
         # A request that is given up must not stop a reload half-way.

@@ -5,6 +5,7 @@ Rows are as `tidy` leaves them: ascending by `synctime` (Unix seconds, the hour'
 
 from __future__ import annotations
 
+from collections import defaultdict
 from enum import StrEnum
 from itertools import pairwise
 from statistics import median
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 HOUR = 3600
 DAY = 24 * HOUR
+WEEK = 7 * 24  # rows, one for each hour: what the API remembers
 SETTLED_AFTER = HOUR + 15 * 60  # an hour's row may still be corrected a little after the hour has ended
 FUTURE = HOUR  # clocks differ; a row that begins later than this is no clock difference
 BASELINE_SAMPLES = 3  # the median of two is an average: one odd day would move it
@@ -56,6 +58,18 @@ def baseline(settled: Sequence[HistoryRow]) -> list[float]:
         return []
     newest = _hour(settled[-1])
     return [row.hashrate for row in settled[:-1] if (newest - _hour(row)) % 24 == 0 and _hour(row) < newest]
+
+
+def baselines(rows: Sequence[HistoryRow]) -> list[float | None]:
+    """For each row the median of those that share its UTC hour on earlier days; None with fewer than 3."""
+    found: list[float | None] = []
+    earlier: defaultdict[int, list[HistoryRow]] = defaultdict(list)
+    for row in rows:
+        peers = earlier[_hour(row) % 24]
+        rates = [peer.hashrate for peer in peers if _hour(peer) < _hour(row)]
+        found.append(median(rates) if len(rates) >= BASELINE_SAMPLES else None)
+        peers.append(row)
+    return found
 
 
 def missing(rows: Sequence[HistoryRow]) -> int:

@@ -582,6 +582,10 @@ class ExporterMetrics:
     def _add(self, type_: Any, metric: Metric, **options: Any) -> Any:
         return type_(metric.name, metric.help, metric.labels, registry=self.registry, **options)
 
+    def value(self, metric: Metric) -> float:
+        """Return the value of a gauge without labels."""
+        return self.registry.get_sample_value(metric.name) or 0.0
+
     def loaded(self, now: float) -> None:
         """Note that the config was loaded at Unix time `now`."""
         self.reload_successful.set(1)

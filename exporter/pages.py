@@ -256,6 +256,15 @@ def _rendered(
     return found
 
 
+class Shown(NamedTuple):
+    """A site as it is shown: what the config says, what is known, and how large its lines are."""
+
+    subject: Subject
+    snapshot: Snapshot
+    page_bytes: int
+    series: int
+
+
 class Pages:
     """The editions in force: the full one, and one of each site.
 
@@ -351,6 +360,13 @@ class Pages:
     def names(self) -> list[str]:
         """The names of the sites that are shown."""
         return list(self._sites)
+
+    def shown(self) -> list[Shown]:
+        """Return every site with what is known of it now, and the size that its lines last had."""
+        return [
+            Shown(site.subject, self._store[name], site.size, site.series)
+            for name, site in self._sites.items()
+        ]
 
     def site(self, name: str, now: Now) -> Edition | None:
         """Return what `/probe` shows of a site; None of one that is not shown."""

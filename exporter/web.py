@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from exporter import status
 from exporter.auth import Verdict
 from exporter.exposition import Format, accepts_gzip, negotiate
 from exporter.pages import Page
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from exporter.guard import Guard
     from exporter.pages import Edition, Pages
     from exporter.snapshot import Now
+    from exporter.status import Facts
 
     _Handler = Callable[[Any, Mapping[bytes, bytes]], Awaitable["Response"]]  # of ASGI's scope, of headers
 
@@ -39,6 +41,7 @@ class Hooks(NamedTuple):
     """What the app knows and the pages need."""
 
     now: Callable[[], Now]
+    facts: Callable[[], Facts]
     standing_still: Callable[[], list[str]]
     ready: Callable[[], bool]
     reload: Callable[[], Awaitable[list[str]]] | None  # None: not enabled
@@ -78,8 +81,10 @@ class Web:
         self._guard = guard
         self._hooks = hooks
         self._making: dict[tuple[str, Format, bool], Making] = {}
+        self._status_lock = asyncio.Lock()
         self._routes: Mapping[str, tuple[str, _Handler]] = {
-            "/": ("GET", self._home),
+            "/": ("GET", self._status_page),
+            "/api/v1/status": ("GET", self._status_document),
             "/metrics": ("GET", self._metrics),
             "/probe": ("GET", self._probe),
             "/sd": ("GET", self._discovered),
@@ -218,8 +223,22 @@ class Web:
             return _text(200, "OK: reloaded.")
         return _text(400, "\n".join(["The new config is refused, the old one stays:", *problems]))
 
-    async def _home(self, _scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
-        return Response(200, b"text/html; charset=utf-8", _whole(_HOME))
+    async def _status_page(self, scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
+        base = f"{self._external.geturl()}/" if self._external.netloc else ""
+        body = await self._status(scope, lambda document: status.html(document, base))
+        policy = (b"content-security-policy", status.policy())
+        return Response(200, b"text/html; charset=utf-8", _whole(body), (*_PRIVATE, policy))
+
+    async def _status_document(self, scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
+        body = await self._status(scope, lambda document: json.dumps(document).encode())
+        return Response(200, b"application/json", _whole(body), _PRIVATE)
+
+    async def _status(self, scope: Any, written: Callable[[dict[str, Any]], bytes]) -> bytes:
+        """Write the status off the loop, since thousands of sites take a while, and one at a time."""
+        which = status.wanted(scope["query_string"])
+        async with self._status_lock:
+            facts, shown, now = self._hooks.facts(), self._pages.shown(), self._hooks.now()
+            return await asyncio.to_thread(lambda: written(status.document(facts, shown, which, now)))
 
 
 def _wanted(headers: Mapping[bytes, bytes]) -> tuple[Format, bool]:
@@ -250,6 +269,11 @@ def _whole(body: bytes) -> Page:
 _ALL_ON_METRICS = _text(404, "404 Not Found: all sites are on /metrics; see web.sites_on_metrics.")
 _TYPES = {format_: format_.value.encode() for format_ in Format}
 _VARY = (b"vary", b"Accept, Accept-Encoding")
+_PRIVATE = (  # what browsers may do with the status: keep, guess and tell nothing
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
 _AS_IS, _ZIPPED = (_VARY,), (_VARY, (b"content-encoding", b"gzip"))
 _TURNED_AWAY = {
     Verdict.DENIED: _text(
@@ -263,20 +287,3 @@ _TURNED_AWAY = {
         (b"retry-after", b"1"),
     ),
 }
-_HOME = b"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>cryptoloot-exporter</title>
-<style>
-:root { color-scheme: light dark }
-body { font: 1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem }
-</style>
-<h1>cryptoloot-exporter</h1>
-<p>Polls the Crypto-Loot HTTP API and serves the last good answers to Prometheus.</p>
-<ul>
-<li><a href="/metrics">Metrics</a>: what Prometheus scrapes
-<li><a href="/-/healthy">Health</a>: whether the poll loops turn
-<li><a href="/-/ready">Readiness</a>: whether scrapes are answered
-</ul>
-"""

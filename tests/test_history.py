@@ -14,6 +14,7 @@ from exporter.history import (
     HOUR,
     Meaning,
     baseline,
+    baselines,
     day_hashes,
     meaning,
     missing,
@@ -223,6 +224,15 @@ def test_baseline_against_its_definition(rows: list[HistoryRow]) -> None:
     ]
 
     assert expected == baseline(tidied)
+
+
+@given(rows=histories)
+def test_baselines_are_the_baseline_as_it_was(rows: list[HistoryRow]) -> None:
+    """For each row, the median that was shown when it was the newest settled one; None where none was."""
+    known, _ = tidy(rows, NOON)
+    peers = [baseline(known[: place + 1]) for place in range(len(known))]
+
+    assert [median(each) if len(each) >= 3 else None for each in peers] == baselines(known)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import threading
+from base64 import b64encode
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -21,6 +23,7 @@ from exporter.model import Endpoint, Payout, User
 from exporter.pages import Edition, Page, Pages
 from exporter.secret import Secret
 from exporter.snapshot import Now, Snapshot, Store
+from exporter.status import Facts
 from exporter.web import Hooks, Making, Web
 from tests.conftest import WALL, parsed, settle
 from tests.test_poller import Rig, reply
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 NOW = Now(WALL, 1000.0)
-PATHS = ("/", "/metrics", "/-/healthy", "/-/ready")
+PATHS = ("/", "/api/v1/status", "/metrics", "/-/healthy", "/-/ready")
+FACTS = Facts("0", "0", "3", NOW, WALL, True, 0, 1, 0, 0, ())
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -49,6 +53,7 @@ def web_of(store: Store | None = None, *sites: str, **hooks: Any) -> Web:
     pages = Pages(store, ExporterMetrics("0", "0"), [metrics.subject(config, s) for s in config.sites])
     given: dict[str, Any] = {
         "now": lambda: NOW,
+        "facts": lambda: FACTS,
         "standing_still": list,
         "ready": lambda: True,
         "reload": None,
@@ -415,10 +420,37 @@ def reloading(problems: list[str]) -> Callable[[], Awaitable[list[str]]]:
 
 
 def test_the_home_page_links_what_there_is() -> None:
-    """Every link of the home page answers."""
+    """Every link of the home page answers, behind a proxy's path too: they are relative."""
     home = ask(web_of(), "/").text
 
-    assert {path for path in PATHS if f'href="{path}"' in home} == set(PATHS) - {"/"}
+    assert {path for path in PATHS if f'href="{path[1:]}"' in home} == set(PATHS) - {"/"}
+
+
+def test_the_status_runs_nothing() -> None:
+    """A browser may use the page's own style, and neither run, fetch, frame nor keep anything."""
+    answer = ask(web_of(), "/")
+    style = answer.text.partition("<style>")[2].partition("</style>")[0]
+    digest = b64encode(sha256(style.encode()).digest()).decode()
+    policy = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
+
+    assert ("'none'", f"'sha256-{digest}'") == (policy["default-src"], policy["style-src"])
+    assert "script-src" not in policy
+    assert ("'none'", "no-store") == (policy["frame-ancestors"], answer.headers["cache-control"])
+    assert ("no-store", "nosniff") == tuple(
+        ask(web_of(), "/api/v1/status").headers[name] for name in ("cache-control", "x-content-type-options")
+    )
+
+
+def test_the_status_is_the_same_as_json() -> None:
+    """Both show the sites that are asked for."""
+    store = Store()
+    for name in ("shop", "game"):
+        store.publish(name, Snapshot())
+    answer = ask(web_of(store, "shop", "game"), "/api/v1/status?site=ga").json()
+    text = ask(web_of(store, "shop", "game"), "/?site=ga").text
+
+    assert ["game"] == [site["site"] for site in answer["sites"]]
+    assert ("<bdi>game</bdi>" in text, "<bdi>shop</bdi>" in text) == (True, False)
 
 
 def test_only_http_is_served() -> None:

@@ -207,7 +207,7 @@ def ready(port: int) -> bool:
 
 def write_config(directory: Path, api: int, *sites: Mapping[str, Any], **sections: Any) -> None:
     document = {"api": {"url": f"http://127.0.0.1:{api}"}, "sites": sites, **sections}
-    (directory / "config.yaml").write_text(json.dumps(document))
+    (directory / "config.yaml").write_text(json.dumps(document, ensure_ascii=False))
 
 
 def inline(*names: str) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ import structlog
 from exporter import cli, log
 from exporter.app import App, Options
 from exporter.exposition import Format
-from exporter.model import Reason
+from exporter.model import USER_REASONS, Reason
 from tests.conftest import VirtualTime, parsed
 from tests.e2e.programs import Answer, Program, ask, exporting, running, samples, started, until
 from tests.test_api import FAULTS, LIMIT, Reply, Server, closed_port, refuse, reply
@@ -43,6 +43,7 @@ ENVIRON = {"SECRET": SECRET, "KEY": KEY}
 # The contract's paths, those of later versions too: what is 404 today is searched from its first day on.
 PATHS = (
     "/",
+    "/api/v1/status",
     "/metrics",
     "/-/healthy",
     "/-/ready",
@@ -55,7 +56,8 @@ PATHS = (
 # What the API says, one after another; one answer repeats the secret.
 REPLIES = [fault.reply for fault in FAULTS.values()]
 REPLIES += [refuse(SECRET), reply(SECRET.encode(), 500), reply(f'{{"users":["{TOKEN}"]}}'.encode())]
-UNPLAYED = {Reason.INVALID_PAGE, Reason.DNS, Reason.TLS}  # of no server, or of an endpoint not polled yet
+# Of no server, or of endpoints that are not polled here.
+UNPLAYED = {Reason.DNS, Reason.TLS, Reason.INVALID_PAGE, *USER_REASONS}
 # The proxies that an environment may name, and what is wrong with each.
 PROXIES = {
     "closed": "http://johnd:{password}@127.0.0.1:{closed}",

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.model import Endpoint, Reason
+from exporter.model import USER_REASONS, Endpoint, Reason
 from tests.conftest import REPOSITORY
 from tests.e2e.programs import answering
 
@@ -260,7 +260,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 def test_every_reason_is_played() -> None:
     """Each reason that the program's endpoints can have today has its part in this file."""
-    assert set(Reason) - {Reason.INVALID_PAGE} == FAULTS.keys() | UNREACHED.keys()
+    assert set(Reason) - {Reason.INVALID_PAGE, *USER_REASONS} == FAULTS.keys() | UNREACHED.keys()
 
 
 @pytest.mark.parametrize("reason", FAULTS)
