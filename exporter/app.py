@@ -19,6 +19,7 @@ from exporter import __version__, log
 from exporter.api import Client, Unusable
 from exporter.config import ConfigError
 from exporter.exposition import Format
+from exporter.findings import Problem
 from exporter.guard import Guard
 from exporter.health import HealthSocket
 from exporter.metrics import (
@@ -32,7 +33,6 @@ from exporter.metrics import (
 from exporter.model import Endpoint
 from exporter.pages import Pages
 from exporter.poller import Clock, Poller
-from exporter.schema import Problem
 from exporter.server import Server, address_of, listen
 from exporter.sharding import WHOLE, Share
 from exporter.snapshot import Now, Store

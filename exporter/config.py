@@ -19,10 +19,13 @@ from urllib.parse import urlsplit
 import yaml
 from msgspec import UNSET
 
-from exporter import schema
+from exporter import schema, sections
+from exporter.findings import Findings, Problem
+from exporter.leaves import LONGEST, format_duration, format_size
 from exporter.model import Endpoint
-from exporter.schema import Findings, Problem, defaults, format_duration
+from exporter.schema import defaults
 from exporter.secret import MASK, Secret, SecretSource, clean, read_secret
+from exporter.yamlfile import load_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -165,7 +168,7 @@ def load(path: Path, environ: Mapping[str, str], *, explicit: bool = True) -> Co
         problem = f"cannot be read: {error.strerror}"
     else:
         found = Findings({"": path.name})
-        return _build(schema.load_yaml(data, found), _Around(environ, path.parent, found))
+        return _build(load_yaml(data, found), _Around(environ, path.parent, found))
     raise ConfigError([Problem(path.name, problem)])
 
 
@@ -204,26 +207,26 @@ class _Around:
 
 def _build(document: object, around: _Around) -> Config:
     found = around.found
-    given = schema.read(document, schema.ConfigFile, "", found)
+    given = schema.read(document, sections.ConfigFile, "", found)
     if given is UNSET:
         raise ConfigError(found.problems)
-    sections = given.get("sites", [])
+    sites_given = given.get("sites", [])
     base = given.get("poll", {})
     _polls({}, base, "poll", found)  # for its faults, told once for all sites
     sites = tuple(
         _site(section, base, f"sites[{index}]", around)
-        for index, section in enumerate(sections)
+        for index, section in enumerate(sites_given)
         if section is not UNSET
     )
-    names = [UNSET if section is UNSET else section.get("name", UNSET) for section in sections]
+    names = [UNSET if section is UNSET else section.get("name", UNSET) for section in sites_given]
     for index, first in _repeated(names):
         found.add(f"sites[{index}].name", f"the same name as sites[{first}].name: every site needs its own")
     users = _users(given.get("users", {}), around)
     if users.names == "off" and any(site.watch_users for site in sites):
         found.warn("users.names", "with off, users have no series: watch_users are polled for nothing")
-    web = Web(**defaults(schema.WebSection) | given.get("web", {}))
+    web = Web(**defaults(sections.WebSection) | given.get("web", {}))
     config = Config(
-        api=_api(given.get("api", {}), len(sections), found),
+        api=_api(given.get("api", {}), len(sites_given), found),
         sites=sites,
         users=users,
         web=web,
@@ -245,7 +248,7 @@ def _repeated(values: list[Any]) -> Iterator[tuple[int, int]]:
 def _api(given: dict[str, Any], sites: int, found: Findings) -> Api:
     # More sites than 8 slots can serve in time get more slots; past 64, httpx itself is the bottleneck.
     slots = min(max(8, math.ceil(sites / 20)), 64)
-    api = Api(**defaults(schema.ApiSection) | {"max_concurrency": slots} | given)
+    api = Api(**defaults(sections.ApiSection) | {"max_concurrency": slots} | given)
     if not (api.allow_insecure or _is_private(api.url) or found.has("api.allow_insecure")):
         problem = "http:// would send the secrets in the clear: use https://, or set api.allow_insecure: true"
         found.add("api.url", problem)
@@ -269,18 +272,18 @@ def _site(given: dict[str, Any], base: dict[str, Any], path: str, around: _Aroun
     return Site(
         name=given.get("name", ""),
         secret=_secret(given, path, ("secret_env", "secret_file", "secret"), around),
-        currency=given.get("currency", defaults(schema.SiteSection)["currency"]),
+        currency=given.get("currency", defaults(sections.SiteSection)["currency"]),
         watch_users=tuple(user for user in users if user is not UNSET),
         polls=_polls(base, given.get("poll", {}), f"{path}.poll", found),
     )
 
 
-_POLLS: dict[str, tuple[type[schema.PollSection], type[Poll]]] = {
-    "payout": (schema.PayoutSection, Poll),
-    "history": (schema.HistorySection, HistoryPoll),
-    "top_users": (schema.TopUsersSection, TopUsersPoll),
-    "all_users": (schema.AllUsersSection, AllUsersPoll),
-    "balances": (schema.BalancesSection, Poll),
+_POLLS: dict[str, tuple[type[sections.PollSection], type[Poll]]] = {
+    "payout": (sections.PayoutSection, Poll),
+    "history": (sections.HistorySection, HistoryPoll),
+    "top_users": (sections.TopUsersSection, TopUsersPoll),
+    "all_users": (sections.AllUsersSection, AllUsersPoll),
+    "balances": (sections.BalancesSection, Poll),
 }
 
 
@@ -299,7 +302,7 @@ def _poll(name: str, base: dict[str, Any], overrides: dict[str, Any], parent: st
     path = f"{parent}.{name}"
     values = defaults(struct) | base | overrides
     interval = values["interval"]
-    stale_after = values.setdefault("stale_after", round(min(5 * interval, schema.LONGEST), 3))
+    stale_after = values.setdefault("stale_after", round(min(5 * interval, LONGEST), 3))
     moved = [key for key in ("stale_after", "interval") if key in overrides]
     if moved and stale_after < interval and not (found.has(path) or found.has(f"poll.{name}")):
         found.add(
@@ -315,7 +318,7 @@ def _poll(name: str, base: dict[str, Any], overrides: dict[str, Any], parent: st
 
 def _users(given: dict[str, Any], around: _Around) -> Users:
     keys = ("names_key_env", "names_key_file")
-    names = given.get("names", defaults(schema.UsersSection)["names"])
+    names = given.get("names", defaults(sections.UsersSection)["names"])
     if names == "hmac":
         return Users(names, _secret(given, "users", keys, around).value)
     for key in keys:
@@ -375,7 +378,7 @@ def masked(config: Config) -> str:
     common = Counter(site.polls for site in config.sites).most_common(1)
     api = dataclasses.asdict(config.api) | {
         "timeout": format_duration(config.api.timeout),
-        "max_response_bytes": schema.format_size(config.api.max_response_bytes),
+        "max_response_bytes": format_size(config.api.max_response_bytes),
     }
     document = {
         "api": api,

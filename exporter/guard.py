@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from exporter import webconfig
 from exporter.auth import Authenticator, Verdict
 from exporter.config import ConfigError
-from exporter.schema import Problem
+from exporter.findings import Problem
 from exporter.webconfig import BadWebConfig, WebConfig
 
 if TYPE_CHECKING:

@@ -30,10 +30,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from msgspec import UNSET, Meta, UnsetType
 
-from exporter import schema
+from exporter import leaves, schema
 from exporter.config import ConfigError
-from exporter.schema import Findings, Problem, Section, defaults
+from exporter.findings import Findings, Problem
+from exporter.schema import Section, defaults
 from exporter.secret import CONTROL, SURROGATE, Secret
+from exporter.yamlfile import load_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -132,15 +134,15 @@ _Mapping = Annotated[dict[str, str], Meta(extra={"read": _mapping})]
 class TlsSection(Section):
     """Certificate, client certificates, versions and ciphers."""
 
-    cert: schema.Text | UnsetType = UNSET
-    cert_file: schema.Text | UnsetType = UNSET
-    key: schema.Text | UnsetType = UNSET
-    key_file: schema.Text | UnsetType = UNSET
-    client_ca: schema.Text | UnsetType = UNSET
-    client_ca_file: schema.Text | UnsetType = UNSET
+    cert: leaves.Text | UnsetType = UNSET
+    cert_file: leaves.Text | UnsetType = UNSET
+    key: leaves.Text | UnsetType = UNSET
+    key_file: leaves.Text | UnsetType = UNSET
+    client_ca: leaves.Text | UnsetType = UNSET
+    client_ca_file: leaves.Text | UnsetType = UNSET
     client_auth_type: Annotated[str, Meta(extra={"read": _policy})] | UnsetType = UNSET
     client_allowed_sans: (
-        Annotated[list[schema.Text], Meta(min_length=1, description="no certificate could match")] | UnsetType
+        Annotated[list[leaves.Text], Meta(min_length=1, description="no certificate could match")] | UnsetType
     ) = UNSET
     min_version: _Version = "TLS12"
     max_version: _Version = "TLS13"
@@ -226,7 +228,7 @@ def load(path: Path) -> WebConfig:
         found.add("", str(error))
         given = UNSET
     else:
-        given = schema.read(schema.load_yaml(data, found), WebFile, "", found)
+        given = schema.read(load_yaml(data, found), WebFile, "", found)
     if given is UNSET:
         raise BadWebConfig(found.problems, files.looked)
     http = given.get("http_server_config", {})

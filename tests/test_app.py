@@ -10,7 +10,7 @@ from exporter import simulator
 from exporter.app import App, Options, once
 from exporter.config import ConfigError
 from exporter.exposition import Format
-from exporter.schema import Problem
+from exporter.findings import Problem
 from exporter.simulator import Incident, World
 from tests.conftest import VirtualTime, parsed, settle
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from exporter import config
 from exporter.config import ConfigError
+from exporter.findings import Problem
 from exporter.model import Endpoint
-from exporter.schema import Problem
 from exporter.secret import Secret, SecretReader, SecretSource
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""schema.py: what a leaf means, and any bytes read or reported."""
+"""Reading a document by its types: what a leaf means, and any bytes read or reported."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from exporter import schema
-from exporter.schema import Findings, Problem
+from exporter import leaves, schema, sections, yamlfile
+from exporter.findings import Findings, Problem
 
 EXAMPLE = Path(__file__).parent.parent / "config.yaml"
 
@@ -22,8 +22,8 @@ def test_the_structs_are_the_schema() -> None:
     """The shipped example converts, and a JSON schema that refuses unknown keys comes out of them."""
     document = yaml.safe_load(EXAMPLE.read_text())
 
-    assert "my-site" == msgspec.convert(document, schema.ConfigFile).sites[0].name
-    assert msgspec.json.schema(schema.ConfigFile)["$defs"]["ApiSection"]["additionalProperties"] is False
+    assert "my-site" == msgspec.convert(document, sections.ConfigFile).sites[0].name
+    assert msgspec.json.schema(sections.ConfigFile)["$defs"]["ApiSection"]["additionalProperties"] is False
 
 
 def test_only_given_keys_are_read() -> None:
@@ -31,7 +31,7 @@ def test_only_given_keys_are_read() -> None:
     found = Findings({})
     document = {"sites": [{"name": "a", "currency": 1}], "api": {"timeout": "1m", "proxy": "x"}, "web": None}
 
-    given_ = schema.read(document, schema.ConfigFile, "", found)
+    given_ = schema.read(document, sections.ConfigFile, "", found)
 
     assert {"sites": [{"name": "a"}], "api": {"timeout": 60.0}, "web": {}} == given_
     assert ["sites[0].currency", "api.proxy"] == [problem.path for problem in found.problems]
@@ -39,7 +39,7 @@ def test_only_given_keys_are_read() -> None:
 
 def test_defaults_are_leaves_as_we_use_them() -> None:
     """The defaults of a section are in seconds; keys whose default depends on others are not among them."""
-    assert {"interval": 300.0, "max_row_age": 14_400.0} == schema.defaults(schema.HistorySection)
+    assert {"interval": 300.0, "max_row_age": 14_400.0} == schema.defaults(sections.HistorySection)
 
 
 def test_a_problem_has_the_line_of_the_nearest_known_path() -> None:
@@ -70,7 +70,7 @@ def test_a_problem_touches_all_above_it() -> None:
 )
 def test_durations_are_read_as_prometheus_writes_them(text: str, seconds: float) -> None:
     """Units from y to ms, the larger first, each once."""
-    assert seconds == schema.parse_duration(text)
+    assert seconds == leaves.parse_duration(text)
 
 
 @pytest.mark.parametrize(
@@ -79,22 +79,22 @@ def test_durations_are_read_as_prometheus_writes_them(text: str, seconds: float)
 def test_other_durations_are_refused(text: str) -> None:
     """Anything else raises ValueError, with an example or the bound."""
     with pytest.raises(ValueError, match="expected a duration"):
-        schema.parse_duration(text)
+        leaves.parse_duration(text)
 
 
-@given(st.integers(min_value=0, max_value=int(schema.LONGEST * 1000)))
+@given(st.integers(min_value=0, max_value=int(leaves.LONGEST * 1000)))
 def test_durations_round_trip(milliseconds: int) -> None:
     """What format_duration writes, parse_duration reads as the same number."""
     seconds = milliseconds / 1000
 
-    assert seconds == schema.parse_duration(schema.format_duration(seconds))
+    assert seconds == leaves.parse_duration(leaves.format_duration(seconds))
 
 
 @given(st.text())
 def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
     """parse_duration raises nothing but ValueError."""
     try:
-        seconds = schema.parse_duration(text)
+        seconds = leaves.parse_duration(text)
     except ValueError:
         return
 
@@ -106,14 +106,14 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
 )
 def test_durations_are_written_for_people(seconds: float, text: str) -> None:
     """The largest units first, units of zero left out."""
-    assert text == schema.format_duration(seconds)
+    assert text == leaves.format_duration(seconds)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
 def test_impossible_durations_are_not_written(seconds: float) -> None:
     """Negative and non-finite seconds raise ValueError."""
     with pytest.raises(ValueError, match="finite number"):
-        schema.format_duration(seconds)
+        leaves.format_duration(seconds)
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_impossible_durations_are_not_written(seconds: float) -> None:
 )
 def test_sizes_are_read_in_binary_units(text: str | int, size: int) -> None:
     """B, KiB, MiB, GiB, or plain bytes."""
-    assert size == schema.parse_size(text)
+    assert size == leaves.parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["16MB", "16 MiB", "-1", "", "1.5MiB", -1, True, 1.5, None])
 def test_other_sizes_are_refused(text: Any) -> None:
     """Decimal units, fractions, signs and other types raise ValueError."""
     with pytest.raises(ValueError, match="expected a size"):
-        schema.parse_size(text)
+        leaves.parse_size(text)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_other_sizes_are_refused(text: Any) -> None:
 )
 def test_sizes_are_written_for_people(size: int, text: str | int) -> None:
     """The largest unit that divides them; a plain number where none does."""
-    assert text == schema.format_size(size)
+    assert text == leaves.format_size(size)
 
 
 @given(st.binary() | st.text("abc:-&*!?{}[]<>'\"# \n\t\\0%|,").map(str.encode))
@@ -145,6 +145,6 @@ def test_any_bytes_are_a_document_or_a_problem(data: bytes) -> None:
     """Whatever the bytes of the file, reading them yields a document or at least one problem."""
     found = Findings({"": "config.yaml"})
 
-    document = schema.load_yaml(data, found)
+    document = yamlfile.load_yaml(data, found)
 
     assert document is not UNSET or found.problems
