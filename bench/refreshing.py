@@ -20,6 +20,7 @@ from exporter.model import Endpoint
 from exporter.pages import Pages
 from exporter.server import Server, listen
 from exporter.snapshot import Now, Snapshot, Store
+from exporter.status import Facts
 from exporter.web import Hooks, Web
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Refreshed:
         for name in self.names:
             self.store.publish(name, Snapshot())
         self.pages = Pages(self.store, ExporterMetrics("", ""), self.subjects, self.changed.set)
-        self.web = Web(self.pages, Hooks(now, list, lambda: True, None), Guard(None, b""))
+        facts = Facts("", "", "", now(), 0.0, True, 0, 1, 0, 0, ())
+        self.web = Web(self.pages, Hooks(now, lambda: facts, list, lambda: True, None), Guard(None, b""))
 
     async def refresh(self) -> None:
         """Take answer after answer, site after site, as the poller does, for ever."""

@@ -1,0 +1,301 @@
+"""Pages written from the code, which is the one place for every name: metrics, keys, flags, rules.
+
+Each function returns the text of one file. tests/test_docs.py holds the files to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import msgspec
+import yaml
+from msgspec import UNSET
+
+from exporter import flags
+from exporter.metrics import CATALOGUE
+from exporter.model import Endpoint
+from exporter.schema import Section, unwrap
+from exporter.sections import ConfigFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from exporter.metrics import Metric
+
+REPOSITORY = Path(__file__).parent.parent
+RULES = REPOSITORY / "alerts" / "cryptoloot.rules.yml"
+RUNBOOK = REPOSITORY / "docs" / "runbook.md"
+COMMANDS = ("run", "demo", "check", "backfill", "simulate", "health")
+SECRETS = ("secret_env", "secret_file", "secret")
+POLLED = "Polled and cached, not fetched on scrape"
+RULER = re.compile(r" ?-{9,}.*")  # a heading in the rules file's comments
+
+
+def written() -> dict[Path, str]:
+    """Return each generated file's content, as it should be."""
+    docs = REPOSITORY / "docs"
+    return {
+        docs / "metrics.md": metrics(),
+        docs / "configuration.md": configuration(),
+        docs / "commands.md": commands(),
+        docs / "rules.md": rules(),
+        REPOSITORY / "config.schema.json": schema(),
+    }
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) for row in (head, *rows)]
+    lines.insert(1, " | ".join(["---"] * len(head)))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+# ------------------------------------------------------------------------------------------------- metrics.md
+
+
+def metrics() -> str:
+    """Return the page of all metrics, by where they are from, in the order of a scrape."""
+    sections: dict[str, list[Metric]] = {}
+    for metric in CATALOGUE.values():
+        sections.setdefault(_source(metric), []).append(metric)
+    parts = [_METRICS]
+    for title, found in sections.items():
+        rows = [(f"`{each.name}`", each.type, ", ".join(each.labels), _short(each.help)) for each in found]
+        parts.append(f"## {title}\n\n{table(('metric', 'type', 'labels', 'is'), rows)}")
+    return "\n".join([*parts, _PROCESS])
+
+
+def _source(metric: Metric) -> str:
+    if "endpoint" in metric.labels and "site" in metric.labels:
+        return "Polls, by endpoint"
+    named = [endpoint for endpoint in Endpoint if endpoint in metric.help]
+    return f"From `{named[0]}`" if named else "Site" if "site" in metric.labels else "The exporter"
+
+
+def _short(text: str) -> str:
+    """Say once, above the tables, what all of them say."""
+    kept = text.replace(f" {POLLED}.", "").replace(f" {POLLED};", "")
+    expires = "absent when the last success is older than stale_after"
+    return kept.replace(f" {expires}, or the row than max_row_age.", " **E, R**").replace(
+        f" {expires}.", " **E**"
+    )
+
+
+_METRICS = f"""\
+# Metrics
+
+Written by `python -m docs` from the catalogue in [exporter/metrics.py](../exporter/metrics.py).
+
+Values are the API's, in its units. {POLLED}; samples carry no timestamps. Amounts are in coins, and
+`cryptoloot_site_info` says which. On `/probe` are the families with a `site` label, on `/metrics` all of them (with
+`web.sites_on_metrics: false` those without).
+
+- **E**: leaves the page when its endpoint's last success is older than `stale_after`.
+- **R**: leaves also when the row itself is older than `max_row_age`, whatever the polls say.
+"""
+_PROCESS = """\
+`process_*` and `python_*` are prometheus-client's own. `poll_failures_total` has each reason at 0 from the start;
+[runbook.md](runbook.md) says what to do about them.
+"""
+
+
+# ------------------------------------------------------------------------------------------- configuration.md
+
+
+def configuration() -> str:
+    """Return the page of all keys of config.yaml."""
+    return "\n".join([_CONFIGURATION, *_sections(ConfigFile, ""), _AFTERWARDS])
+
+
+def _sections(struct: type[Section], path: str) -> Iterator[str]:
+    rows, below = [], []
+    for field in msgspec.structs.fields(struct):
+        base, meta = unwrap(field.type)
+        inner = get_args(base)[0] if get_origin(base) is list else base
+        key = f"{path}{field.name}"
+        if isinstance(inner, type) and issubclass(inner, Section):
+            below.append((inner, f"{key}[]." if get_origin(base) is list else f"{key}."))
+        default = "required" if field.required else "" if field.default is UNSET else _value(field.default)
+        rows.append((f"`{key}`", _type(base, meta), default, meta.description or ""))
+    title = path.rstrip(".") or "The file"
+    yield f"## {title}\n\n{table(('key', 'type', 'default', 'is'), rows)}"
+    for inner, beneath in below:
+        if beneath != "sites[].poll.":  # the keys of `poll` once more
+            yield from _sections(inner, beneath)
+
+
+def _value(default: Any) -> str:
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _type(base: Any, meta: msgspec.Meta) -> str:
+    """Return what may stand there, in a word or two."""
+    if get_origin(base) is list:
+        return "list"
+    if isinstance(base, type) and issubclass(base, Section):
+        return "section"
+    reader = (meta.extra or {}).get("read")
+    if reader is not None:
+        return str(reader.__name__).strip("_").replace("names", "plain, hmac or off")
+    if get_origin(base) is Literal:
+        return " or ".join(get_args(base))
+    return "true or false" if base is bool else f"{meta.ge} to {meta.le}"
+
+
+_CONFIGURATION = """\
+# Configuration
+
+Written by `python -m docs` from [exporter/sections.py](../exporter/sections.py). [config.yaml](../config.yaml) is the same as
+a file to start from. Editors complete from [config.schema.json](../config.schema.json):
+
+```yaml
+# yaml-language-server: $schema=config.schema.json
+sites:
+  - {name: my-site, secret_env: CRYPTOLOOT_SECRET}
+```
+
+Durations are written as Prometheus does (`500ms`, `30s`, `1m30s`), sizes as `512KiB`, `16MiB` or a number of bytes. Unknown
+keys, names that are there twice, numbers out of range and missing secrets are errors: `cryptoloot-exporter check` tells all
+of them at once, each with its path and line.
+"""
+_AFTERWARDS = """\
+## Without a file
+
+Where there is no `config.yaml`, and `--config.file` is not given, one site named `default` is polled with the secret in
+`CRYPTOLOOT_SECRET`, or in the file that `CRYPTOLOOT_SECRET_FILE` names.
+
+## The web configuration
+
+`--web.config.file` has TLS, passwords and headers in the
+[format of Prometheus' exporter-toolkit](https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md).
+It is looked at once a second, with the files that it names. [design.md](design.md) says what is refused by name.
+"""
+
+
+# ----------------------------------------------------------------------------------------- config.schema.json
+
+
+def schema() -> str:
+    """Return the JSON schema of config.yaml."""
+    found = msgspec.json.schema(ConfigFile)
+    definitions = found["$defs"]
+    for definition in definitions.values():
+        definition["properties"] = {
+            key: value if key in definition["required"] else _or_nothing(value)
+            for key, value in definition["properties"].items()
+        }
+    definitions["SiteSection"]["oneOf"] = [{"required": [key]} for key in SECRETS]
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "config.yaml of cryptoloot-exporter",
+    }
+    return json.dumps({**head, **found}, indent=2, sort_keys=True) + "\n"
+
+
+def _or_nothing(value: dict[str, Any]) -> dict[str, Any]:
+    """Let a section or list be empty: nothing under its key is as if it were not there."""
+    if "$ref" not in value and value.get("type") != "array":
+        return value
+    about = {"description": value.pop("description")} if "description" in value else {}
+    return {**about, "anyOf": [value, {"type": "null"}]}
+
+
+# ------------------------------------------------------------------------------------------------ commands.md
+
+
+def commands() -> str:
+    """Return the page of all commands and their flags."""
+    known = _choices(flags.parser(dict.fromkeys(COMMANDS, lambda _: 0)))
+    parts = [_COMMANDS]
+    for name, command in known.items():
+        rows = [(_flag(action), (action.help or "").replace("%%", "%")) for action in _actions(command)]
+        parts.append(f"## {name}\n\n{table(('flag', 'does'), rows)}")
+    return "\n".join(parts)
+
+
+def _choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    # argparse shows what it knows to nobody but its own help.
+    (action,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))  # noqa: SLF001
+    found: dict[str, argparse.ArgumentParser] = dict(action.choices)
+    return found
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    return (action for action in parser._actions if action.dest != "help")  # noqa: SLF001
+
+
+def _flag(action: argparse.Action) -> str:
+    value = (
+        str(action.metavar or "|".join(action.choices or ()) or action.dest.upper())
+        if action.nargs != 0
+        else ""
+    )
+    return f"`{action.option_strings[0]}{f'={value}' if value else ''}`" + (
+        " (required)" if action.required else ""
+    )
+
+
+_COMMANDS = """\
+# Commands and flags
+
+Written by `python -m docs` from [exporter/flags.py](../exporter/flags.py). `cryptoloot-exporter COMMAND --help` says the same;
+`python -m exporter` is the same program. Flags follow the Prometheus daemons'. Secrets are never flags.
+
+Exit codes: 0 fine, also after SIGTERM and SIGINT; 1 failed while working; 2 wrong usage or config.
+
+| command | does |
+|---|---|
+| `run` | the daemon |
+| `demo` | the daemon against the simulated API, in one process: no account, no network |
+| `check` | reads the config, prints what it means with secrets masked, or every problem with its place |
+| `backfill` | the API's week as OpenMetrics for promtool |
+| `simulate` | the simulated API alone |
+| `health` | asks the local process over its health socket: exit code 0 or 1 |
+"""
+
+
+# --------------------------------------------------------------------------------------------------- rules.md
+
+
+def rules() -> str:
+    """Return the page of all alerts and recorded series."""
+    known = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    told = dict(_commented(RULES.read_text().splitlines()))
+    means = dict(re.findall(r"### (\w+)\n\n\*\*Means\.\*\* (.+?)\n\n", RUNBOOK.read_text(), re.DOTALL))
+    alerts = [
+        (f"[{name}](runbook.md#{name.lower()})", rule["labels"]["severity"], means[name])
+        for rule in known
+        if (name := rule.get("alert"))
+    ]
+    recorded = [(f"`{rule['record']}`", told[rule["record"]]) for rule in known if "record" in rule]
+    return (
+        f"{_RULES}\n## Alerts\n\n{table(('alert', 'severity', 'means'), alerts)}\n"
+        f"## Recorded series\n\n{table(('series', 'is'), recorded)}"
+    )
+
+
+def _commented(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Go through the recordings with the comment above each; without one of its own, the one before holds."""
+    comment: list[str] = []
+    ended = True
+    for line in map(str.strip, lines):
+        if line.startswith("#"):
+            comment = [line[1:]] if ended else [*comment, line[1:]]
+            ended = False
+        else:
+            ended = True
+        if line.startswith("- record: "):
+            said = " ".join(text.strip() for text in comment if not RULER.fullmatch(text))
+            yield line.removeprefix("- record: "), said
+
+
+_RULES = """\
+# Alerts and recorded series
+
+Written by `python -m docs` from [alerts/cryptoloot.rules.yml](../alerts/cryptoloot.rules.yml), which says more beside each
+expression. Recordings are by site. [runbook.md](runbook.md) says what to do about an alert.
+"""
