@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What is tested: this checkout, or a wheel of it.
+PACKAGE ?= --editable .
 DEBIAN := prometheus prometheus-alertmanager victoria-metrics chromium curl openssl
 BENCH_DEBIAN := nginx-light prometheus-pushgateway prometheus-node-exporter wrk
 
@@ -14,7 +16,7 @@ elif ! command -v apt-get >/dev/null; then echo "$@: no apt-get here; install by
 else apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
 endef
 
-.PHONY: help demo test test-all check audit format dashboards tools pint dashboard-linter bench bench-tools clean
+.PHONY: help demo test test-all check dist audit format dashboards docs tools pint dashboard-linter bench bench-tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,22 +24,31 @@ help: ## this list
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet $(PACKAGE) --group dev
+	@# Tests, benchmarks and dashboards are the checkout's; last on the path, so that a wheel comes first.
+	@echo $(CURDIR) > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-checkout.pth
 	@touch $@
 
 demo: $(STAMP) ## the exporter on a simulated API, at http://127.0.0.1:12758/metrics
 	$(BIN)/cryptoloot-exporter demo
 
 test: $(STAMP) ## all tests but the slow ones, with coverage
-	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/pytest -m 'not slow' --cov --cov-report=term --cov-fail-under=95
 
 test-all: $(STAMP) ## all tests, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
 
 check: $(STAMP) ## lint, format, types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+dist: ## wheel and sdist in dist/, as they would be published
+	$(PYTHON) -m venv $(VENV)-tools
+	$(VENV)-tools/bin/python -m pip install --quiet build twine
+	rm -rf dist
+	$(VENV)-tools/bin/python -m build --outdir dist .
+	$(VENV)-tools/bin/twine check --strict dist/*
 
 audit: ## known vulnerabilities of the runtime dependencies, and their SBOM (sbom.cdx.json)
 	$(PYTHON) -m venv $(VENV)-audit
@@ -57,6 +68,9 @@ audit: ## known vulnerabilities of the runtime dependencies, and their SBOM (sbo
 format: $(STAMP) ## write code the way check wants it
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(STAMP) ## write the pages about metrics, keys, flags and rules anew from the code
+	$(BIN)/python -m docs
 
 dashboards: $(STAMP) ## write the Grafana dashboards anew from their code
 	$(BIN)/python -m dashboards

@@ -21,8 +21,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.model import USER_REASONS, Endpoint, Reason
-from tests.conftest import REPOSITORY
-from tests.e2e.programs import answering
+from tests.e2e.programs import PACKAGES, answering
 
 if TYPE_CHECKING:
     import io
@@ -182,12 +181,14 @@ def exporting(directory: Path, url: str, sites: list[str]) -> Iterator[Program]:
     }
     config, output = directory / "config.yaml", directory / "output"
     config.write_text(json.dumps(document))
-    environ = {"PATH": os.environ["PATH"]} | {f"SECRET_{site}": secret(site) for site in sites}
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": PACKAGES} | {
+        f"SECRET_{site}": secret(site) for site in sites
+    }
     with bound(listening=True) as port, output.open("wb") as written:
         flags = [f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}", "--log.level=debug"]
         process = subprocess.Popen(
             [sys.executable, "-m", "exporter", "run", *flags],
-            cwd=REPOSITORY,
+            cwd=directory,
             env=environ,
             stdout=written,
             stderr=subprocess.STDOUT,
