@@ -61,7 +61,7 @@ class Refreshed:
         for name in self.names:
             self.store.publish(name, Snapshot())
         self.pages = Pages(self.store, ExporterMetrics("", ""), self.subjects, self.changed.set)
-        facts = Facts("", "", "", now(), 0.0, True, 0, 1, 0, 0, ())
+        facts = Facts("", "", "", now(), 0.0, True, 0, 1, 0, 0, (), True)
         self.web = Web(self.pages, Hooks(now, lambda: facts, list, lambda: True, None), Guard(None, b""))
 
     async def refresh(self) -> None:

@@ -290,7 +290,7 @@ class Client:
         parameters = {"count": str(count), **({"page": page} if page else {})}
         return await self._call(Endpoint.ALL_USERS, secret, parameters, model.decode_user_page)
 
-    async def balance(self, secret: Secret, *, name: str) -> model.User:
+    async def balance(self, secret: Secret, *, name: str) -> model.UserBalance:
         """Return one user's total, withdrawn and balance (reference: /user/balance); UserRefused besides."""
         return await self._call(Endpoint.BALANCES, secret, {"name": name}, model.decode_balance)
 

@@ -22,14 +22,7 @@ from exporter.exposition import Format
 from exporter.findings import Problem
 from exporter.guard import Guard
 from exporter.health import HealthSocket
-from exporter.metrics import (
-    PAGE_BYTES,
-    RELOAD_SUCCESSFUL,
-    RELOAD_TIMESTAMP,
-    SERIES,
-    ExporterMetrics,
-    subject,
-)
+from exporter.metrics import ExporterMetrics, subject
 from exporter.model import Endpoint
 from exporter.pages import Pages
 from exporter.poller import Clock, Poller
@@ -44,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import httpx
+    from prometheus_client import Gauge
 
     from exporter.config import Config
     from exporter.guard import Staged
@@ -277,18 +271,25 @@ class App:
             revision=self._options.revision,
             python_version=platform.python_version(),
             started=self._started,
-            config_loaded=own.value(RELOAD_TIMESTAMP),
-            config_accepted=bool(own.value(RELOAD_SUCCESSFUL)),
+            config_loaded=_shown(own.reload_timestamp),
+            config_accepted=bool(_shown(own.reload_successful)),
             shard=share.shard,
             total_shards=share.total,
-            page_bytes=int(own.value(PAGE_BYTES)),
-            series=int(own.value(SERIES)),
+            page_bytes=int(_shown(own.page_bytes)),
+            series=int(_shown(own.series)),
             standing_still=self._standing_still(),
+            on_metrics=self._pages.on_metrics,
         )
 
     def _hook(self) -> Callable[[], Awaitable[list[str]]] | None:
         # A request that is given up must not stop a reload half-way.
         return (lambda: asyncio.shield(self.reload())) if self._options.lifecycle else None
+
+
+def _shown(gauge: Gauge) -> float:
+    """Return the value that a gauge without labels shows."""
+    (family,) = gauge.collect()
+    return float(family.samples[0].value)
 
 
 def check_web_config(path: Path | None) -> tuple[str, ...]:
@@ -313,10 +314,14 @@ def _conceal(config: Config) -> None:
 
 
 class Once(NamedTuple):
-    """What one round of polls brings: the page as text; site, endpoint, reason and detail of what failed."""
+    """What one round of polls brings: the page as text, what failed, and users that the API refuses.
+
+    Of a failure site, endpoint, reason and detail; of a user site, place in the config and reason.
+    """
 
     page: str
     failures: list[tuple[str, str, str, str]]
+    refused: list[tuple[str, str, str]]
 
 
 async def once(
@@ -331,13 +336,13 @@ async def once(
     finally:
         await client.close()
     pages = Pages(store, own, [subject(config, site) for site in config.sites])
-    failures += [
-        (name, Endpoint.BALANCES.value, reason, f"the API refused watch_users[{place}]")
+    refused = [
+        (name, f"watch_users[{place}]", reason)
         for name in store
         if (watched := store[name].watched)
         for place, reason in watched.value.refused
     ]
-    return Once(pages.edition(clock.now()).page(Format.TEXT).body.decode(), failures)
+    return Once(pages.edition(clock.now()).page(Format.TEXT).body.decode(), failures, refused)
 
 
 async def histories(

@@ -128,6 +128,8 @@ def _check(flags: argparse.Namespace) -> int:
     print(once.page, end="")
     for site, endpoint, reason, detail in once.failures:
         print(f"failed: {site} {endpoint}: {reason}: {detail}", file=sys.stderr)
+    for site, user, reason in once.refused:  # who has not mined yet is unknown, and nothing is wrong
+        print(f"warning: {site} {user}: {reason}", file=sys.stderr)
     return FAILED if once.failures else FINE
 
 
@@ -313,8 +315,11 @@ async def _demonstration(world: World, options: app.Options) -> None:
     serving = asyncio.create_task(server.serve(api))
     document = {
         "api": {"url": f"http://{address_of(api[0])}"},
-        "sites": [{"name": name, "secret_env": name} for name in world.sites],
-        "poll": {name: {"interval": "5s"} for name in ("payout", "history", "top_users")},
+        "sites": [{"name": name, "secret_env": name, "watch_users": ["johnd"]} for name in world.sites],
+        "poll": {
+            **{name: {"interval": "5s"} for name in ("payout", "history", "top_users", "balances")},
+            "all_users": {"interval": "5s", "enabled": True},
+        },
     }
     secrets = {name: site.secret for name, site in world.sites.items()}
     try:

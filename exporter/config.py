@@ -223,7 +223,7 @@ def _build(document: object, around: _Around) -> Config:
         found.add(f"sites[{index}].name", f"the same name as sites[{first}].name: every site needs its own")
     users = _users(given.get("users", {}), around)
     if users.names == "off" and any(site.watch_users for site in sites):
-        found.warn("users.names", "with off, users have no series: watch_users are polled for nothing")
+        found.warn("users.names", "with off, watch_users bring no series: only whether the API knows them")
     web = Web(**defaults(sections.WebSection) | given.get("web", {}))
     config = Config(
         api=_api(given.get("api", {}), len(sites_given), found),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     Points = Sequence[tuple[float, float]]  # hours from the left, hashes per second
 
 HOUR_WIDTH, HEIGHT, HEADROOM = 4, 96, 4
-WIDTH = HOUR_WIDTH * history.WEEK
+WIDTH = HOUR_WIDTH * history.WEEK_ROWS
 
 
 class Graph(NamedTuple):
@@ -32,7 +32,7 @@ def graph(rows: Sequence[Mapping[str, Any]]) -> Graph | None:
     if not rows:
         return None
     last = rows[-1]["synctime"]
-    begin = last - (history.WEEK - 1) * history.HOUR
+    begin = last - (history.WEEK_ROWS - 1) * history.HOUR
     rows = [row for row in rows if row["synctime"] >= begin]
     peak = max(max(row["hashrate"], row["baseline"] or 0.0) for row in rows)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HOUR = 3600
 DAY = 24 * HOUR
-WEEK = 7 * 24  # rows, one for each hour: what the API remembers
+WEEK_ROWS = 7 * 24  # one for each hour: what the API remembers
 SETTLED_AFTER = HOUR + 15 * 60  # an hour's row may still be corrected a little after the hour has ended
 FUTURE = HOUR  # clocks differ; a row that begins later than this is no clock difference
 BASELINE_SAMPLES = 3  # the median of two is an average: one odd day would move it

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from exporter.api import Client
     from exporter.config import AllUsersPoll, Config, Poll, TopUsersPoll
-    from exporter.model import History, Payout, User, Users
+    from exporter.model import History, Payout, UserBalance, Users
     from exporter.secret import Secret, SecretSource
     from exporter.snapshot import AllUsers, Now, Snapshot
     from exporter.watch import Round
@@ -95,7 +95,7 @@ def _call_all_users(ask: Ask, job: Job) -> Awaitable[tuple[AllUsers, int]]:
 
 
 def _call_balances(ask: Ask, job: Job) -> Awaitable[Round]:
-    def balance(name: str) -> Awaitable[User]:
+    def balance(name: str) -> Awaitable[UserBalance]:
         return ask(lambda client, secret: client.balance(secret, name=name))
 
     return watch(balance, job.users)

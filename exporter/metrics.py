@@ -29,11 +29,12 @@ from prometheus_client import (
 from exporter import history
 from exporter.history import Meaning
 from exporter.model import USER_REASONS, Endpoint, HistoryRow, Payout, Reason
-from exporter.snapshot import Account, AllUsers, Now, Polling, Snapshot, TopUsers
+from exporter.snapshot import AllUsers, Now, Polling, Snapshot, TopUsers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from exporter.accounts import Account
     from exporter.config import Config, Site
 
 CLOSE = 0.001  # seconds
@@ -581,10 +582,6 @@ class ExporterMetrics:
 
     def _add(self, type_: Any, metric: Metric, **options: Any) -> Any:
         return type_(metric.name, metric.help, metric.labels, registry=self.registry, **options)
-
-    def value(self, metric: Metric) -> float:
-        """Return the value of a gauge without labels."""
-        return self.registry.get_sample_value(metric.name) or 0.0
 
     def loaded(self, now: float) -> None:
         """Note that the config was loaded at Unix time `now`."""

@@ -116,8 +116,16 @@ class HistoryRow(Struct, frozen=True, gc=False):
     hashrate: Number
 
 
+class UserBalance(Struct, frozen=True, gc=False):
+    """`/user/balance` of one user: accepted hashes, and coins; the `name` is the one that was asked for."""
+
+    total: Number
+    withdrawn: Number
+    balance: Balance
+
+
 class User(Struct, frozen=True, gc=False):
-    """One user of `/user/top`, `/user/list` or `/user/balance`: accepted hashes, and coins."""
+    """One user of `/user/top` or `/user/list`, or of `watch_users`: accepted hashes, and coins."""
 
     name: str
     total: Number
@@ -171,9 +179,9 @@ def decode_payout(body: bytes) -> Payout:
     return _convert(_successful(_document(body)), Payout, "$")
 
 
-def decode_balance(body: bytes) -> User:
+def decode_balance(body: bytes) -> UserBalance:
     """Decode `/user/balance`. Raises AnswerError."""
-    return _convert(_successful(_document(body)), User, "$")
+    return _convert(_successful(_document(body)), UserBalance, "$")
 
 
 def decode_history(body: bytes) -> History:

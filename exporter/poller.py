@@ -370,9 +370,12 @@ def _continued(loop: _Loop, old: _Loop | None) -> _Loop:
 
 
 def _carried(
-    jobs: Iterable[Job], loops: Mapping[tuple[str, Endpoint], _Loop], store: Store
+    jobs: Collection[Job], loops: Mapping[tuple[str, Endpoint], _Loop], store: Store
 ) -> dict[str, Snapshot]:
-    """Return what stays known over a reload: all of a site whose source is the same, else its counters."""
+    """Return what stays known over a reload: all of a site whose source is the same, else its counters.
+
+    Nothing is kept of users who are not watched any more.
+    """
     sources = {name: loop.job.source for (name, _), loop in loops.items()}
     carried = {}
     for job in jobs:
@@ -382,6 +385,14 @@ def _carried(
             carried[job.site] = store[job.site]
         else:
             carried[job.site] = snapshot.cleared(store[job.site])
+    watched = {loop.job.site: loop.job.users for loop in loops.values() if loop.job.users}
+    watching = {job.site: job for job in jobs if job.users}
+    for site, known in carried.items():
+        now = watching.get(site)
+        users = now.users if now else ()
+        if users != watched.get(site, ()):
+            labels = {snapshot.user_label(name, now.key) for name in users} if now else set()
+            carried[site] = snapshot.watching(known, labels)
     return carried
 
 

@@ -9,24 +9,21 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from exporter.accounts import Account, guarded, unconfirmed
 from exporter.model import Endpoint, Entries, HistoryRow, Payout, User, Users
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 T = TypeVar("T")
 
 LABEL_BYTES = 128  # longer names are cut: a visitor chooses the name, Prometheus stores it
-ABSENT_ACCOUNTS = 1024  # how many users outside the last answers keep their high-water marks, per site
 KEPT_OUTAGES = 5  # of each endpoint
-
-_ALONE = {endpoint: frozenset((endpoint,)) for endpoint in Endpoint}
 
 
 class Now(NamedTuple):
@@ -49,7 +46,7 @@ class Reading(Generic[T]):
 
 
 class Outage(NamedTuple):
-    """Polls in a row that failed alike: why, the Unix times of the first and the last, how many."""
+    """Polls in a row that failed for one reason: the last in detail, the first's and its Unix time."""
 
     reason: str
     detail: str
@@ -71,25 +68,6 @@ class Polling:
     next_poll: float | None = None
     took: float = 0.0  # seconds, of the last poll
     outages: tuple[Outage, ...] = ()  # the newest last; they outlive any number of successes
-
-
-class Doubt(Struct, frozen=True, gc=False):
-    """An endpoint's answer below half of a mark, waiting for that endpoint's next answer."""
-
-    endpoint: Endpoint
-    total: bool
-    withdrawn: bool
-    counted: bool  # as a regression, because of the other field
-
-
-class Account(Struct, frozen=True, gc=False):
-    """A user as shown: high-water marks of `total` (hashes) and `withdrawn` (coins), the last `balance`."""
-
-    total: float
-    withdrawn: float
-    balance: float
-    doubts: tuple[Doubt, ...] = ()
-    by: frozenset[Endpoint] = frozenset()  # the endpoints whose last answer has the user
 
 
 class TopUsers(Struct, frozen=True):
@@ -135,14 +113,17 @@ class Snapshot:
 
     def reading(self, endpoint: Endpoint) -> Reading[Any] | None:
         """Return the endpoint's last answer."""
-        found: Mapping[Endpoint, Reading[Any] | None] = {
-            Endpoint.PAYOUT: self.payout,
-            Endpoint.HISTORY: self.history,
-            Endpoint.TOP_USERS: self.top_users,
-            Endpoint.ALL_USERS: self.all_users,
-            Endpoint.BALANCES: self.watched,
-        }
-        return found[endpoint]
+        found: Reading[Any] | None = getattr(self, _READINGS[endpoint])
+        return found
+
+
+_READINGS = {
+    Endpoint.PAYOUT: "payout",
+    Endpoint.HISTORY: "history",
+    Endpoint.TOP_USERS: "top_users",
+    Endpoint.ALL_USERS: "all_users",
+    Endpoint.BALANCES: "watched",
+}
 
 
 class Store:
@@ -220,11 +201,11 @@ def failed(
 
 
 def _outages(record: Polling, new: Outage) -> tuple[Outage, ...]:
-    """Add a failed poll: to the newest outage where it goes on alike, else as the first of another."""
+    """Add a failed poll: to the newest outage where that goes on, else as the first of another."""
     last = record.outages[-1] if record.outages else None
-    if last is None or record.up or (last.reason, last.detail) != (new.reason, new.detail):
+    if last is None or record.up or last.reason != new.reason:
         return (*record.outages, new)[-KEPT_OUTAGES:]
-    return (*record.outages[:-1], last._replace(last=new.last, polls=last.polls + 1))
+    return (*record.outages[:-1], new._replace(first=last.first, polls=last.polls + 1))
 
 
 def _counted(counts: Mapping[str, int], reasons: Iterable[str]) -> Mapping[str, int]:
@@ -275,6 +256,19 @@ def with_watched(
     )
 
 
+def watching(snapshot: Snapshot, labels: Collection[str]) -> Snapshot:
+    """Watch these users from now on: what is known of others is forgotten, and whom the API refused."""
+    watched = snapshot.watched
+    if watched is not None:
+        kept = tuple(label for label in watched.value.labels if label in labels)
+        watched = Reading(Watched(kept, ()), watched.at) if labels else None
+    accounts = {
+        label: account if label in labels else unconfirmed(account, Endpoint.BALANCES)[0]
+        for label, account in snapshot.accounts.items()
+    }
+    return replace(snapshot, watched=watched, accounts=accounts)
+
+
 def with_top_users(snapshot: Snapshot, users: tuple[User, ...], now: Now) -> Snapshot:
     """Take the users of `/user/top`, named by label; guard their totals and sum up what grew."""
     accounts, regressions = guarded(snapshot.accounts, Endpoint.TOP_USERS, users)
@@ -282,12 +276,16 @@ def with_top_users(snapshot: Snapshot, users: tuple[User, ...], now: Now) -> Sna
     before = snapshot.top_users.value.totals if snapshot.top_users else {}
     pairs = zip(totals.values(), map(before.get, totals, totals.values()), strict=True)
     moves = [total - known for total, known in pairs if total != known]
+    # What /user/balance has moved meanwhile is not of this answer.
+    moved = moves and any(
+        total != snapshot.accounts[name].total for name, total in totals.items() if name in before
+    )
     return replace(
         snapshot,
         top_users=Reading(TopUsers(totals, sum([user.balance for user in users])), now),
         accounts=accounts,
         tracked_hashes=snapshot.tracked_hashes + sum([move for move in moves if move > 0]),
-        totals_moved=now.wall if moves else snapshot.totals_moved,
+        totals_moved=now.wall if moved else snapshot.totals_moved,
         regressions=snapshot.regressions + regressions,
     )
 
@@ -323,87 +321,6 @@ def user_label(name: str, key: bytes | None) -> str:
         return name
     suffix = f"~{sha256(raw).hexdigest()[:8]}"
     return text.encode()[: LABEL_BYTES - len(suffix)].decode("utf-8", "ignore") + suffix
-
-
-def guarded(
-    accounts: Mapping[str, Account], endpoint: Endpoint, users: tuple[User, ...]
-) -> tuple[Mapping[str, Account], int]:
-    """Apply one answer of an endpoint to the accounts; return them and how many answers were held back.
-
-    A total falls only when an answer below half of its mark is confirmed by the same endpoint's next answer
-    while the other endpoint has not answered above half since.
-    """
-    seen: dict[str, Account] = {}
-    regressions = 0
-    alone = _ALONE[endpoint]
-    for user in users:
-        name, total, withdrawn = user.name, user.total, user.withdrawn
-        known = accounts.get(name)
-        by = alone if known is None or known.by is alone else known.by | alone
-        if known is None or (not known.doubts and total >= known.total and withdrawn >= known.withdrawn):
-            seen[name] = Account(total, withdrawn, user.balance, (), by)
-        else:
-            seen[name], held = _judged(known, endpoint, user, by)
-            regressions += held
-    if accounts.keys() <= seen.keys():
-        return seen, regressions
-    absent: dict[str, Account] = {}
-    elsewhere: dict[str, Account] = {}
-    for name, account in accounts.items():
-        if name not in seen:
-            left, held = _unconfirmed(account, endpoint)
-            (elsewhere if left.by else absent)[name] = left
-            regressions += held
-    kept = dict(islice(absent.items(), max(0, len(absent) - ABSENT_ACCOUNTS), None))
-    return kept | elsewhere | seen, regressions
-
-
-def _judged(known: Account, endpoint: Endpoint, user: User, by: frozenset[Endpoint]) -> tuple[Account, int]:
-    own = [doubt for doubt in known.doubts if doubt.endpoint is endpoint]
-    total = _field(known.total, user.total, confirmed=any(doubt.total for doubt in own))
-    withdrawn = _field(known.withdrawn, user.withdrawn, confirmed=any(doubt.withdrawn for doubt in own))
-    held = total.held or withdrawn.held
-    regressions = int(held)
-    doubts = []
-    for doubt in known.doubts:
-        refuted = (doubt.total and not total.low) or (doubt.withdrawn and not withdrawn.low)
-        regressions += refuted and not doubt.counted
-        left = Doubt(
-            doubt.endpoint,
-            total=doubt.total and total.doubted,
-            withdrawn=doubt.withdrawn and withdrawn.doubted,
-            counted=doubt.counted or refuted,
-        )
-        if doubt.endpoint is not endpoint and (left.total or left.withdrawn):
-            doubts.append(left)
-    if total.doubted or withdrawn.doubted:
-        doubts.append(Doubt(endpoint, total.doubted, withdrawn.doubted, counted=held))
-    return Account(total.mark, withdrawn.mark, user.balance, tuple(doubts), by), regressions
-
-
-class _Field(NamedTuple):
-    mark: float
-    low: bool = False  # below half of the mark
-    doubted: bool = False  # low, and not yet confirmed
-    held: bool = False  # a fall that is no reset: shown as the mark
-
-
-def _field(mark: float, value: float, *, confirmed: bool) -> _Field:
-    if value >= mark:
-        return _Field(value)
-    if value * 2 >= mark:
-        return _Field(mark, held=True)
-    return _Field(value, low=True) if confirmed else _Field(mark, low=True, doubted=True)
-
-
-def _unconfirmed(account: Account, endpoint: Endpoint) -> tuple[Account, int]:
-    """Decide the doubts of an endpoint whose answer does not have the user any more."""
-    own = [doubt for doubt in account.doubts if doubt.endpoint is endpoint]
-    if not own and endpoint not in account.by:
-        return account, 0
-    others = tuple(doubt for doubt in account.doubts if doubt.endpoint is not endpoint)
-    left = Account(account.total, account.withdrawn, account.balance, others, account.by - {endpoint})
-    return left, sum(not doubt.counted for doubt in own)
 
 
 def _recorded(snapshot: Snapshot, endpoint: Endpoint, record: Polling) -> Snapshot:

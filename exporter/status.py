@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from base64 import b64encode
+from collections import Counter
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from exporter.pages import Shown
     from exporter.snapshot import Now, Snapshot
 
-SITES = 20  # on one page: a graph and a table each
+SITES, MOST_SITES = 20, 500  # on one page, a graph and a table each: unless asked for more, and at most
 STATES = ("stale", "failing", "waiting", "fresh")  # the worst first
 HEADLINES = (
     metrics.HASHRATE,
@@ -55,37 +57,53 @@ class Facts(NamedTuple):
     page_bytes: int  # of the last full page, text, uncompressed
     series: int
     standing_still: Sequence[str]
+    on_metrics: bool  # whether sites are on /metrics, and not at /probe
 
 
 class Wanted(NamedTuple):
-    """Which sites are asked for: those whose name has this text, and of these a page, from 1."""
+    """Which sites are asked for: those whose name has this text, and of these a page, from 1, of so many."""
 
     text: str = ""
     page: int = 1
+    per_page: int = SITES
 
 
 def wanted(query: bytes) -> Wanted:
-    """Read `site=TEXT&page=NUMBER`; what is no number is the first page."""
+    """Read `site=TEXT&page=NUMBER&per_page=NUMBER`; what is no number is as if it were not there."""
     given = parse_qs(query.decode(errors="replace"))
-    page = given.get("page", ["1"])[0]
-    return Wanted(given.get("site", [""])[0], int(page) if page.isdecimal() and len(page) < 10 else 1)  # noqa: PLR2004
+
+    def number(name: str, default: int) -> int:
+        text = given.get(name, [""])[0]
+        return int(text) if re.fullmatch("[0-9]{1,9}", text) else default
+
+    per_page = min(max(number("per_page", SITES), 1), MOST_SITES)
+    return Wanted(given.get("site", [""])[0], number("page", 1), per_page)
+
+
+class Ranking(NamedTuple):
+    """All sites with their states, the worst first, then by name; and how many sites have each state."""
+
+    sites: Sequence[tuple[str, Shown]]
+    states: Mapping[str, int]
 
 
 # --------------------------------------------------------------------------------------------------- the data
 
 
-def document(facts: Facts, shown: Iterable[Shown], which: Wanted, now: Now) -> dict[str, Any]:
+def ranking(shown: Iterable[Shown], now: Now) -> Ranking:
+    """Judge all sites."""
+    sites = [(site_state(each.subject, each.snapshot, now), each) for each in shown]
+    sites.sort(key=lambda site: (STATES.index(site[0]), site[1].subject.name))
+    return Ranking(sites, dict.fromkeys(STATES, 0) | Counter(state for state, _ in sites))
+
+
+def document(facts: Facts, ranked: Ranking, which: Wanted, now: Now) -> dict[str, Any]:
     """Return the status of the process and of one page of its sites, the worst of them first."""
-    states = dict.fromkeys(STATES, 0)
-    found: list[tuple[int, str, Shown]] = []
-    for each in shown:
-        state = site_state(each.subject, each.snapshot, now)
-        states[state] += 1
-        if which.text.casefold() in each.subject.name.casefold():
-            found.append((STATES.index(state), each.subject.name, each))
-    found.sort(key=lambda item: item[:2])
-    pages = max(1, math.ceil(len(found) / SITES))
+    text = which.text.casefold()
+    found = [each for _, each in ranked.sites if text in each.subject.name.casefold()]
+    pages = max(1, math.ceil(len(found) / which.per_page))
     page = min(max(which.page, 1), pages)
+    begin = (page - 1) * which.per_page
     return {
         "version": facts.version,
         "revision": facts.revision,
@@ -97,15 +115,22 @@ def document(facts: Facts, shown: Iterable[Shown], which: Wanted, now: Now) -> d
         "shard": {"number": facts.shard, "of": facts.total_shards},
         "metrics_page": {"bytes": facts.page_bytes, "series": facts.series},
         "standing_still": list(facts.standing_still),
-        "states": states,
-        "selection": {"site": which.text, "sites": len(found), "page": page, "pages": pages},
-        "sites": [_site(each, now) for *_, each in found[(page - 1) * SITES : page * SITES]],
+        "states": ranked.states,
+        "selection": {
+            "site": which.text,
+            "sites": len(found),
+            "page": page,
+            "pages": pages,
+            "per_page": which.per_page,
+        },
+        "sites": [_site(each, facts, now) for each in found[begin : begin + which.per_page]],
     }
 
 
 def site_state(site: Subject, known: Snapshot, now: Now) -> str:
     """Return the worst of the states of a site's endpoints."""
-    return min((state(site, known, endpoint, now) for endpoint in site.intervals), key=STATES.index)
+    found = {state(site, known, endpoint, now) for endpoint in site.intervals}
+    return next(each for each in STATES if each in found)
 
 
 def state(site: Subject, known: Snapshot, endpoint: Endpoint, now: Now) -> str:
@@ -116,31 +141,34 @@ def state(site: Subject, known: Snapshot, endpoint: Endpoint, now: Now) -> str:
     - `failing`: the last poll failed, and the values of an earlier one are still shown
     - `fresh`: all is well
     """
-    up, reading = known.polling.get(endpoint, Polling()).up, known.reading(endpoint)
-    if up is None:
+    record, reading = known.polling.get(endpoint), known.reading(endpoint)
+    if record is None or record.up is None:
         return "waiting"
     if reading is None or not reading.fresh(site.stale_after[endpoint], now):
         return "stale"
     if endpoint is Endpoint.HISTORY and _old(site, known, now):
         return "stale"
-    return "fresh" if up else "failing"
+    return "fresh" if record.up else "failing"
 
 
 def _old(site: Subject, known: Snapshot, now: Now) -> bool:
-    """Whether the newest settled row is older than rows may be: polls succeed, and the API stands still."""
+    """Whether polls succeed, and the API has no row that is recent: it stands still, or has forgotten all."""
+    if known.history and known.last_rows and not known.history.value:
+        return True
     settled = history.settled_count(known.last_rows, now.wall)
     return settled > 0 and now.wall - known.last_rows[settled - 1].synctime > site.max_row_age
 
 
-def _site(shown: Shown, now: Now) -> dict[str, Any]:
+def _site(shown: Shown, facts: Facts, now: Now) -> dict[str, Any]:
     site, known = shown.subject, shown.snapshot
     watched = known.watched.value.refused if known.watched and Endpoint.BALANCES in site.intervals else ()
+    path = "/metrics" if facts.on_metrics else f"/probe?{urlencode({'target': site.name})}"
     return {
         "site": site.name,
         "state": site_state(site, known, now),
         "currency": site.currency,
         "api_host": site.api_host,
-        "page": {"bytes": shown.page_bytes, "series": shown.series},
+        "page": {"path": path, "bytes": shown.page_bytes, "series": shown.series},
         "values": _values(site, known, now),
         "endpoints": [_endpoint(site, known, endpoint, now) for endpoint in site.intervals],
         "refused_users": [{"user": f"watch_users[{place}]", "reason": reason} for place, reason in watched],
@@ -181,11 +209,13 @@ def _endpoint(site: Subject, known: Snapshot, endpoint: Endpoint, now: Now) -> d
 
 
 def _rows(rows: Sequence[HistoryRow], now: Now) -> list[dict[str, Any]]:
+    """Return a week of rows; for baselines a week more is looked at, and not ten thousand rows."""
+    rows = rows[-2 * history.WEEK_ROWS :]
     settled = history.settled_count(rows, now.wall)
     return [
         {"synctime": row.synctime, "hashrate": row.hashrate, "baseline": usual, "settled": place < settled}
         for place, (row, usual) in enumerate(zip(rows, history.baselines(rows), strict=True))
-    ][-history.WEEK :]
+    ][-history.WEEK_ROWS :]
 
 
 # --------------------------------------------------------------------------------------------------- the page
@@ -211,7 +241,7 @@ def _template() -> tuple[Template, bytes]:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(graph=graph.graph, linked=_linked, width=graph.WIDTH, height=graph.HEIGHT)
+    environment.globals.update(graph=graph.graph, query=_query, width=graph.WIDTH, height=graph.HEIGHT)
     environment.filters.update(spell=_spell, age=_age, utc=_utc, day=_day, iso=_iso)
     environment.filters.update(si=_si, size=_size, coins=_coins)
     style = source.partition("<style>")[2].partition("</style>")[0]
@@ -220,8 +250,11 @@ def _template() -> tuple[Template, bytes]:
     return environment.from_string(source), f"{rules}; base-uri 'none'; frame-ancestors 'none'".encode()
 
 
-def _linked(site: str, page: int) -> str:
-    return "?" + urlencode({**({"site": site} if site else {}), "page": page})
+def _query(selection: Mapping[str, Any], page: int) -> str:
+    """Return the query of another page of the same selection."""
+    usual = {"site": "", "per_page": SITES}
+    given = {name: selection[name] for name in usual if selection[name] != usual[name]}
+    return "?" + urlencode({**given, "page": page})
 
 
 _SPANS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -245,7 +278,9 @@ def _age(seconds: float) -> str:
 
 
 def _coins(amount: float) -> str:
-    """Write an amount with the API's eight decimals (reference: the example of /user/balance)."""
+    """Write an amount with the API's eight decimals (reference: /user/balance's example), or with more."""
+    if 0 < abs(amount) < 1e-7:  # noqa: PLR2004 - what eight decimals would round to a digit or two
+        return f"{amount:.3g}"
     return f"{amount:.8f}".rstrip("0").rstrip(".")
 
 
@@ -263,7 +298,7 @@ def _iso(moment: float) -> str:
 
 def _si(value: float) -> str:
     """Write a number with three digits and a prefix: `12.3 k`."""
-    for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+    for power, prefix in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 0.9995 * 10**power:  # what three digits would round up to it, too
             return f"{value / 10**power:.3g} {prefix}"
     return f"{value:.3g} "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.api import UserRefused
+from exporter.api import PollError, UserRefused
 from exporter.model import User
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from exporter.model import Reason
+    from exporter.model import Reason, UserBalance
 
 
 class Round(NamedTuple):
@@ -20,11 +20,11 @@ class Round(NamedTuple):
     refused: tuple[tuple[int, Reason], ...]  # place in `watch_users`, from 0
 
 
-async def watch(ask: Callable[[str], Awaitable[User]], names: Sequence[str]) -> Round:
+async def watch(ask: Callable[[str], Awaitable[UserBalance]], names: Sequence[str]) -> Round:
     """Return what is known of the users of these names, of which `ask` returns one.
 
-    A user that the API refuses costs the others nothing. Raises PollError for any other failure: then nothing
-    of what was read counts.
+    A user that the API refuses costs the others nothing. Raises PollError for any other failure, with the
+    user's place: then nothing of what was read counts.
     """
     users, refused = [], []
     for place, name in enumerate(names):
@@ -32,6 +32,9 @@ async def watch(ask: Callable[[str], Awaitable[User]], names: Sequence[str]) -> 
             user = await ask(name)
         except UserRefused as error:
             refused.append((place, error.reason))
+        except PollError as error:
+            error.args = (f"watch_users[{place}]: {error}",)
+            raise
         else:
             # By the name asked for: the reference's example asks for johnd and is answered with maria.
             users.append(User(name, user.total, user.withdrawn, user.balance))

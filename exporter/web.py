@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,13 +20,15 @@ if TYPE_CHECKING:
     from exporter.guard import Guard
     from exporter.pages import Edition, Pages
     from exporter.snapshot import Now
-    from exporter.status import Facts
+    from exporter.status import Facts, Ranking, Wanted
 
     _Handler = Callable[[Any, Mapping[bytes, bytes]], Awaitable["Response"]]  # of ASGI's scope, of headers
 
 HEADER_LENGTH = 1024  # an Accept header longer than this is no scraper's
 PLAIN = b"text/plain; charset=utf-8"
 AT_ONCE = 256 * 1024  # bytes: larger pages are sent piece by piece
+REPORT_MAX_AGE = 1.0  # seconds
+ZIP_LEVEL = 1  # as pages are
 OFF_LOOP = 1024 * 1024  # bytes: putting a larger page together takes milliseconds, and leaves the loop
 
 
@@ -72,6 +76,36 @@ class Making:
                 self._made = None  # the edition in force has it
 
 
+class Reports:
+    """Writes the status off the loop, since thousands of sites take a while: one at a time, for all who ask.
+
+    What was judged and written is as good for a second: whoever reloads in a hurry costs nothing.
+    """
+
+    def __init__(self, pages: Pages, hooks: Hooks) -> None:
+        self._pages, self._hooks = pages, hooks
+        self._lock = asyncio.Lock()
+        self._now: Now | None = None
+        self._ranking: Ranking
+        self._written: dict[tuple[Wanted, Callable[[Any], bytes], bool], bytes] = {}
+
+    async def report(self, which: Wanted, write: Callable[[Any], bytes], *, zipped: bool) -> bytes:
+        """Return what `write` makes of the status of the sites that are wanted."""
+        async with self._lock:
+            now = self._hooks.now()
+            if self._now is None or not 0 <= now.mono - self._now.mono < REPORT_MAX_AGE:
+                self._ranking = await asyncio.to_thread(status.ranking, self._pages.shown(), now)
+                self._now = now
+                self._written.clear()
+            key = which, write, zipped
+            if key not in self._written:
+                document = partial(status.document, self._hooks.facts(), self._ranking, which, self._now)
+                self._written[key] = await asyncio.to_thread(
+                    lambda: gzip.compress(write(document()), ZIP_LEVEL) if zipped else write(document())
+                )
+            return self._written[key]
+
+
 class Web:
     """Serves the pages; an ASGI application."""
 
@@ -81,7 +115,7 @@ class Web:
         self._guard = guard
         self._hooks = hooks
         self._making: dict[tuple[str, Format, bool], Making] = {}
-        self._status_lock = asyncio.Lock()
+        self._reports = Reports(pages, hooks)
         self._routes: Mapping[str, tuple[str, _Handler]] = {
             "/": ("GET", self._status_page),
             "/api/v1/status": ("GET", self._status_document),
@@ -145,7 +179,7 @@ class Web:
     async def _answer(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
         route = self._routes.get(scope["path"])
         if route is None:
-            return _text(404, "404 Not Found: there is nothing at this path; / lists what there is.")
+            return _text(404, "404 Not Found: there is nothing at this path; / shows how the sites fare.")
         method, handler = route
         allowed = (method, "HEAD") if method == "GET" else (method,)
         if scope["method"] not in allowed:
@@ -198,12 +232,14 @@ class Web:
         return _page(page, format_, zipped=zipped)
 
     def _fields(self, response: Response) -> list[tuple[bytes, bytes]]:
-        return [
+        own = [
             (b"content-type", response.content_type),
             (b"content-length", b"%d" % response.body.length),
             *response.headers,
-            *self._guard.headers,
         ]
+        # Of a field that both have, the page's own holds: two policies would be both in force.
+        names = {name for name, _ in own}
+        return [*own, *((name, value) for name, value in self._guard.headers if name.lower() not in names)]
 
     async def _healthy(self, _scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
         still = self._hooks.standing_still()
@@ -223,22 +259,23 @@ class Web:
             return _text(200, "OK: reloaded.")
         return _text(400, "\n".join(["The new config is refused, the old one stays:", *problems]))
 
-    async def _status_page(self, scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
-        base = f"{self._external.geturl()}/" if self._external.netloc else ""
-        body = await self._status(scope, lambda document: status.html(document, base))
-        policy = (b"content-security-policy", status.policy())
-        return Response(200, b"text/html; charset=utf-8", _whole(body), (*_PRIVATE, policy))
+    async def _status_page(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
+        answer = await self._reported(scope, headers, b"text/html; charset=utf-8", self._html)
+        return answer._replace(headers=(*answer.headers, (b"content-security-policy", status.policy())))
 
-    async def _status_document(self, scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
-        body = await self._status(scope, lambda document: json.dumps(document).encode())
-        return Response(200, b"application/json", _whole(body), _PRIVATE)
+    async def _status_document(self, scope: Any, headers: Mapping[bytes, bytes]) -> Response:
+        return await self._reported(scope, headers, b"application/json", _json)
 
-    async def _status(self, scope: Any, written: Callable[[dict[str, Any]], bytes]) -> bytes:
-        """Write the status off the loop, since thousands of sites take a while, and one at a time."""
-        which = status.wanted(scope["query_string"])
-        async with self._status_lock:
-            facts, shown, now = self._hooks.facts(), self._pages.shown(), self._hooks.now()
-            return await asyncio.to_thread(lambda: written(status.document(facts, shown, which, now)))
+    async def _reported(
+        self, scope: Any, headers: Mapping[bytes, bytes], type_: bytes, write: Callable[[Any], bytes]
+    ) -> Response:
+        zipped = _wanted(headers)[1]
+        body = await self._reports.report(status.wanted(scope["query_string"]), write, zipped=zipped)
+        coding = ((b"content-encoding", b"gzip"),) if zipped else ()
+        return Response(200, type_, _whole(body), (*_PRIVATE, *coding))
+
+    def _html(self, document: Mapping[str, Any]) -> bytes:
+        return status.html(document, f"{self._external.geturl()}/" if self._external.netloc else "")
 
 
 def _wanted(headers: Mapping[bytes, bytes]) -> tuple[Format, bool]:
@@ -247,6 +284,10 @@ def _wanted(headers: Mapping[bytes, bytes]) -> tuple[Format, bool]:
     # Cut before, not after, they are remembered: whoever sends 16 KiB shall not have them kept.
     format_ = negotiate(accept[:HEADER_LENGTH].decode("latin-1"))
     return format_, accepts_gzip(coding[:HEADER_LENGTH].decode("latin-1"))
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document).encode()
 
 
 def _target(query: bytes) -> str | None:
@@ -258,8 +299,8 @@ def _page(page: Page, format_: Format, *, zipped: bool) -> Response:
     return Response(200, _TYPES[format_], page, _ZIPPED if zipped else _AS_IS)
 
 
-def _text(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
-    return Response(status, PLAIN, _whole(f"{text}\n".encode()), headers)
+def _text(code: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
+    return Response(code, PLAIN, _whole(f"{text}\n".encode()), headers)
 
 
 def _whole(body: bytes) -> Page:
@@ -271,6 +312,7 @@ _TYPES = {format_: format_.value.encode() for format_ in Format}
 _VARY = (b"vary", b"Accept, Accept-Encoding")
 _PRIVATE = (  # what browsers may do with the status: keep, guess and tell nothing
     (b"cache-control", b"no-store"),
+    (b"vary", b"Accept-Encoding"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )

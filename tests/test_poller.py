@@ -553,6 +553,32 @@ def test_another_list_of_users_is_polled_at_once() -> None:
     assert ("ann",) == rig.store["demo"].watched.value.labels  # type: ignore[union-attr]
 
 
+def test_a_reload_forgets_who_is_not_watched_any_more() -> None:
+    """At once, though the API is down by then: their labels, and whom it had refused."""
+    config = parsed(sites=WATCHING, poll=slow_polls())
+    other = parsed(sites=[{**WATCHING[0], "watch_users": ["eve"]}], poll=slow_polls())
+    nobody = parsed(poll=slow_polls())
+
+    async def scene(rig: Rig) -> None:
+        balances(rig, ANN, NO_BOB)
+        await rig.time.run(60)
+        rig.api.answer = broken
+        rig.apply()
+        assert (("ann",), 1) == watched(rig)
+        rig.apply(other)
+        await rig.time.run(60)
+        assert ((), 0) == watched(rig)
+        rig.apply(nobody)
+        assert rig.store["demo"].watched is None
+
+    def watched(rig: Rig) -> tuple[tuple[str, ...], int]:
+        reading = rig.store["demo"].watched
+        assert reading is not None
+        return reading.value.labels, len(reading.value.refused)
+
+    assert polling(config, scene)
+
+
 def test_one_round_polls_everything_once() -> None:
     """`once` calls each endpoint of each site a single time and leaves nothing running."""
 

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.accounts import ABSENT_ACCOUNTS, Account, guarded
 from exporter.model import Endpoint, Entries, HistoryRow, Payout, User
 from exporter.snapshot import (
-    ABSENT_ACCOUNTS,
     LABEL_BYTES,
-    Account,
     Now,
     Outage,
     Polling,
@@ -22,14 +21,15 @@ from exporter.snapshot import (
     Store,
     cleared,
     failed,
-    guarded,
     labelled,
     planned,
     succeeded,
     user_label,
+    watching,
     with_history,
     with_payout,
     with_top_users,
+    with_watched,
 )
 
 TOP, BALANCES, PAYOUT, HISTORY = Endpoint.TOP_USERS, Endpoint.BALANCES, Endpoint.PAYOUT, Endpoint.HISTORY
@@ -493,10 +493,19 @@ def outages(*reasons: str | None) -> list[tuple[str, float, float, int]]:
 
 
 def test_failures_in_a_row_are_one_outage() -> None:
-    """Alike and without a success between them; another reason, or a success, begins another."""
+    """For one reason and without a success between them; another reason, or a success, begins another."""
     assert [("dns", 0, 1, 2), ("tls", 2, 2, 1), ("tls", 4, 5, 2)] == outages(
         "dns", "dns", "tls", None, "tls", "tls"
     )
+
+
+def test_an_outage_keeps_its_last_detail() -> None:
+    """What varies from poll to poll does not make many outages of one."""
+    known = Snapshot()
+    for at in range(50):
+        known = failed(known, PAYOUT, at=at, reason="http_status", detail=f"status {500 + at}", next_poll=at)
+
+    assert (Outage("http_status", "status 549", 0, 49, 50),) == known.polling[PAYOUT].outages
 
 
 def test_outages_outlive_successes() -> None:
@@ -504,6 +513,30 @@ def test_outages_outlive_successes() -> None:
     reasons = [reason for number in range(8) for reason in (str(number), None, None)]
 
     assert ["3", "4", "5", "6", "7"] == [reason for reason, *_ in outages(*reasons, *[None] * 999)]
+
+
+def test_who_is_not_watched_any_more_is_forgotten() -> None:
+    """Their series, why others were refused, and what the guard knew from /user/balance alone."""
+    known = with_watched(Snapshot(), (a_user("ann", 5), a_user("bob", 5)), ((2, "unknown_user"),), NOW)
+    known = with_top_users(known, (a_user("bob", 5),), NOW)
+    one, none = watching(known, {"ann"}), watching(known, set())
+
+    assert one.watched is not None
+    assert (("ann",), ()) == (one.watched.value.labels, one.watched.value.refused)
+    assert (frozenset({BALANCES}), frozenset({TOP})) == (one.accounts["ann"].by, one.accounts["bob"].by)
+    assert none.watched is None
+    assert frozenset() == none.accounts["ann"].by
+
+
+def test_totals_move_when_the_answer_of_top_users_does() -> None:
+    """A mark that /user/balance raised meanwhile is no move of /user/top; its hashes count all the same."""
+    known = top(Snapshot(), wall=1.0, maria=100)
+    known = with_watched(known, (a_user("maria", 120),), (), NOW)
+    still = top(known, wall=2.0, maria=100)
+    moved = top(still, wall=3.0, maria=130)
+
+    assert (None, 3.0) == (still.totals_moved, moved.totals_moved)
+    assert 30 == moved.tracked_hashes
 
 
 def test_a_planned_poll_is_none_yet() -> None:

@@ -23,7 +23,7 @@ NOW = Now(WALL, 1000.0)
 HOUR = 3600
 TOP = WALL - WALL % HOUR
 PAYOUT, HISTORY = Endpoint.PAYOUT, Endpoint.HISTORY
-FACTS = Facts("1.2.3", "abc", "3.11", Now(WALL - 90, 910.0), WALL - 90, True, 0, 1, 2048, 17, ())
+FACTS = Facts("1.2.3", "abc", "3.11", Now(WALL - 90, 910.0), WALL - 90, True, 0, 1, 2048, 17, (), True)
 VOID = {"meta", "link", "path", "input", "br"}
 OPTIONAL = {"th", "td", "tr", "li"}  # their ends may be left out
 
@@ -51,7 +51,7 @@ def shown(name: str, known: Snapshot, *endpoints: Endpoint) -> Shown:
 
 
 def document(*sites: Shown, which: Wanted = Wanted(), now: Now = NOW, **facts: Any) -> dict[str, Any]:  # noqa: B008
-    return status.document(FACTS._replace(**facts), sites, which, now)
+    return status.document(FACTS._replace(**facts), status.ranking(sites, now), which, now)
 
 
 def page(*sites: Shown, **options: Any) -> str:
@@ -91,6 +91,19 @@ def test_old_rows_are_stale(state: str, newest: float) -> None:
     assert (state, state == "stale") == (endpoint["state"], endpoint["old_rows"])
 
 
+def test_a_history_that_was_forgotten_is_stale() -> None:
+    """An empty answer after one with rows: nothing is shown as now, and the graph is of what was known."""
+    rows = (HistoryRow(TOP - 2 * HOUR, HOUR, 1.0),)
+    empty = snapshot.with_history(well(HISTORY), (), Meaning.HOURLY, NOW)
+    full = snapshot.with_history(well(HISTORY), rows, Meaning.HOURLY, NOW)
+    forgotten = snapshot.with_history(full, (), Meaning.HOURLY, NOW)
+    states = [document(shown("a", known, HISTORY))["sites"][0]["state"] for known in (empty, full, forgotten)]
+
+    assert ["fresh", "fresh", "stale"] == states
+    assert "as last known" in page(shown("a", forgotten, HISTORY))
+    assert "as last known" not in page(shown("a", full, HISTORY))
+
+
 def test_a_site_is_as_its_worst_endpoint() -> None:
     """And all sites are counted by their states, those on other pages too."""
     mixed = broken(well(HISTORY))
@@ -115,6 +128,8 @@ def test_sites_are_shown_by_the_page() -> None:
     assert ["site-40", "site-44"] == names(*sites, which=Wanted(page=3))[::4]
     assert names(*sites, which=Wanted(page=3)) == names(*sites, which=Wanted(page=99))
     assert 'href="?page=2"' in page(*sites)
+    assert ["site-07", "site-13"] == names(*sites, which=Wanted(page=2, per_page=7))[::6]
+    assert 'href="?site=site&amp;per_page=7&amp;page=3"' in page(*sites, which=Wanted("site", 2, 7))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +140,9 @@ def test_sites_are_shown_by_the_page() -> None:
         (Wanted("", 1), b"page=-1"),
         (Wanted("", 1), b"page=1e9&other=1"),
         (Wanted("\ufffd", 1), b"site=%ff&page=99999999999999999999"),
+        (Wanted("", 1, 500), b"per_page=9999"),
+        (Wanted("", 1, 1), b"per_page=0"),
+        (Wanted("", 1, 20), b"per_page=%c2%b2&page=%c2%b2"),
     ],
 )
 def test_what_is_wanted(expected: Wanted, query: bytes) -> None:
@@ -175,17 +193,28 @@ def test_the_process_is_described() -> None:
 
     assert [True] * 4 == [text in bad for text in ("1.2.3", "1 min 30 s", "2 KiB", "2 of 3")]
     assert "1 stand still" in bad
+    assert "a /user/top" in bad
     assert "was refused" in bad
     assert "not scraped yet" in good
     assert "was refused" not in good
 
 
 def test_links_begin_with_the_external_url() -> None:
-    """Behind a proxy with a path they lead through it; otherwise they are relative."""
-    found = document(shown("a", well()))
+    """Those to other pages; the form and further pages of this one stay where it was opened."""
+    found = document(*[shown(f"site-{number:02}", well()) for number in range(21)], on_metrics=False)
+    text = status.html(found, "https://host/path/").decode()
 
-    assert b'href="https://host/path/metrics"' in status.html(found, "https://host/path/")
+    assert 'href="https://host/path/metrics"' in text
+    assert 'href="https://host/path/probe?target=site-00"' in text
+    assert "<form>" in text
+    assert 'href="?page=2"' in text
     assert b'href="metrics"' in status.html(found, "")
+
+
+def test_a_process_without_sites_says_why() -> None:
+    """A shard's share can be empty, and that is not a name that nobody has."""
+    assert "share of them is empty" in page()
+    assert "No site has such a name" in page(shown("a", well()), which=Wanted("b"))
 
 
 class Page(HTMLParser):
@@ -203,6 +232,9 @@ class Page(HTMLParser):
         self.tags.append(tag)
         if tag not in VOID | OPTIONAL:
             self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in OPTIONAL:
@@ -228,6 +260,31 @@ def test_no_text_is_markup(name: str, reason: str, wanted: str) -> None:
     assert "script" not in Page(page(shown("a", plain), which=Wanted(wanted))).tags
 
 
+rates = st.floats(0, 1e18)
+weeks = st.dictionaries(st.integers(-3, 500), rates, max_size=200)
+
+
+@given(weeks, st.sets(st.sampled_from(Endpoint)), st.booleans(), st.floats(0, 1e6))
+def test_whatever_is_known_is_shown(
+    week: dict[int, float], polled: set[Endpoint], failing: bool, after: float
+) -> None:
+    """Any history, any endpoints answered or not, at any time: a page and a document, never an exception."""
+    rows = tuple(HistoryRow(TOP - HOUR * back, week[back], week[back]) for back in sorted(week, reverse=True))
+    known = snapshot.with_history(Snapshot(), rows, Meaning.HOURLY, NOW) if HISTORY in polled else Snapshot()
+    if PAYOUT in polled:
+        known = snapshot.with_payout(known, Payout(1, 0, 0, 1e-12, 0), NOW)
+    if Endpoint.ALL_USERS in polled:
+        known = snapshot.with_all_users(known, snapshot.AllUsers(1, 1.0, 0.0, -1e-9), NOW)
+    if Endpoint.BALANCES in polled:
+        known = snapshot.with_watched(known, (), ((0, "unknown_user"),), NOW)
+    for endpoint in polled:
+        known = snapshot.succeeded(known, endpoint, at=WALL, rejected=0, next_poll=WALL + 60)
+    site = shown("a", broken(known) if failing else known, *Endpoint)
+
+    assert [] == Page(page(site, now=later(after))).open
+    assert json.dumps(document(site, now=later(after)), allow_nan=False)
+
+
 def test_the_document_is_json() -> None:
     """All of it, a week of hours included, and the page shows it."""
     rows = tuple(HistoryRow(TOP - HOUR * back, HOUR * 5, 5.0) for back in reversed(range(168)))
@@ -250,8 +307,18 @@ def test_durations_are_spelled_out(expected: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "value"), [("0 ", 0), ("999 ", 999), ("1 k", 999.9), ("12.3 k", 12345), ("1.75 G", 1.749e9)]
+    ("expected", "value"),
+    [("0 ", 0), ("999 ", 999), ("1 k", 999.9), ("12.3 k", 12345), ("1.75 G", 1.749e9), ("1 E", 1e18)],
 )
 def test_large_numbers_have_three_digits(expected: str, value: float) -> None:
     """And a prefix, the next one before they would be rounded to four."""
     assert expected == status._si(value)
+
+
+@pytest.mark.parametrize(
+    ("expected", "amount"),
+    [("0", 0), ("2.5", 2.5), ("0.0000934", 0.0000934), ("4e-09", 4e-9), ("-1e-10", -1e-10)],
+)
+def test_amounts_are_not_rounded_away(expected: str, amount: float) -> None:
+    """Eight decimals as the API has them, and what is less with three digits."""
+    assert expected == status._coins(amount)

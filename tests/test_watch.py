@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.api import InvalidSecret, MissingInput, Timeout, UnknownUser, UserRefused
-from exporter.model import User
+from exporter.model import User, UserBalance
 from exporter.watch import Round, watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MARIA = User("maria", 318801685, 0.02, 0.03689529)  # the reference's example, asked for johnd
+MARIA = UserBalance(318801685, 0.02, 0.03689529)  # the reference's example, asked for johnd
 
 
-def watched(answers: Mapping[str, User | Exception]) -> Round:
+def watched(answers: Mapping[str, UserBalance | Exception]) -> Round:
     """Watch these users, each answered so."""
 
-    async def ask(name: str) -> User:
+    async def ask(name: str) -> UserBalance:
         answer = answers[name]
         if isinstance(answer, Exception):
             raise answer
@@ -37,7 +37,7 @@ def test_a_user_is_called_by_the_name_asked_for() -> None:
 
 
 @given(st.lists(st.sampled_from([MARIA, UnknownUser(""), MissingInput("")]), max_size=12))
-def test_a_refused_user_is_alone_in_that(answers: list[User | Exception]) -> None:
+def test_a_refused_user_is_alone_in_that(answers: list[UserBalance | Exception]) -> None:
     """All others are found, and the places tell who was refused, and why."""
     found = watched({str(place): answer for place, answer in enumerate(answers)})
     there = [str(place) for place, each in enumerate(answers) if each is MARIA]
@@ -49,6 +49,6 @@ def test_a_refused_user_is_alone_in_that(answers: list[User | Exception]) -> Non
 
 @pytest.mark.parametrize("fault", [Timeout(""), InvalidSecret("")], ids=["timeout", "invalid_secret"])
 def test_any_other_failure_is_the_polls(fault: Exception) -> None:
-    """It ends the round, and nothing of it counts."""
-    with pytest.raises(type(fault)):
+    """It ends the round, nothing of it counts, and the place of the user is told."""
+    with pytest.raises(type(fault), match=r"^watch_users\[1\]: "):
         watched({"a": MARIA, "b": fault, "c": MARIA})

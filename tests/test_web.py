@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 NOW = Now(WALL, 1000.0)
 PATHS = ("/", "/api/v1/status", "/metrics", "/-/healthy", "/-/ready")
-FACTS = Facts("0", "0", "3", NOW, WALL, True, 0, 1, 0, 0, ())
+FACTS = Facts("0", "0", "3", NOW, WALL, True, 0, 1, 0, 0, (), True)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -45,7 +45,7 @@ fields = {"name": names, "total": numbers, "withdrawn": numbers, "balance": numb
 users = st.lists(st.fixed_dictionaries(fields) | json_values, max_size=12)
 
 
-def web_of(store: Store | None = None, *sites: str, **hooks: Any) -> Web:
+def web_of(store: Store | None = None, *sites: str, guard: Guard | None = None, **hooks: Any) -> Web:
     if store is None:
         store = Store()
         store.publish("demo", Snapshot())
@@ -58,7 +58,7 @@ def web_of(store: Store | None = None, *sites: str, **hooks: Any) -> Web:
         "ready": lambda: True,
         "reload": None,
     }
-    return Web(pages, Hooks(**(given | hooks)), Guard(None, b""))
+    return Web(pages, Hooks(**(given | hooks)), guard or Guard(None, b""))
 
 
 def ask(web: Web, path: str, method: str = "GET", **headers: str) -> httpx.Response:
@@ -439,6 +439,42 @@ def test_the_status_runs_nothing() -> None:
     assert ("no-store", "nosniff") == tuple(
         ask(web_of(), "/api/v1/status").headers[name] for name in ("cache-control", "x-content-type-options")
     )
+
+
+def test_the_status_is_written_once_a_second() -> None:
+    """Whoever asks within a second has the same, whatever changes; another question is answered anew."""
+    store, moment = Store(), [NOW]
+    store.publish("demo", Snapshot())
+    web = web_of(store, now=lambda: moment[0])
+    before = ask(web, "/api/v1/status").json()
+    known = snapshot.with_payout(Snapshot(), Payout(1, 2, 3, 4, 5), NOW)
+    store.publish("demo", snapshot.succeeded(known, Endpoint.PAYOUT, at=WALL, rejected=0, next_poll=WALL))
+
+    assert before == ask(web, "/api/v1/status").json()
+    assert "1 waiting" in ask(web, "/").text
+    moment[0] = Now(NOW.wall + 1, NOW.mono + 1)
+    (site,) = ask(web, "/api/v1/status").json()["sites"]
+    assert ("waiting", "success") == (site["state"], site["endpoints"][0]["last_result"])
+
+
+def test_the_status_is_compressed_for_who_takes_it() -> None:
+    """With gzip or as it is, the same page."""
+    web = web_of()
+    zipped, plain = ask(web, "/", accept_encoding="gzip"), ask(web, "/")
+
+    assert ("gzip", None) == tuple(each.headers.get("content-encoding") for each in (zipped, plain))
+    assert zipped.text == plain.text
+
+
+def test_a_pages_own_header_holds() -> None:
+    """A policy of the web config does not stand beside the status page's own, and stands everywhere else."""
+    guard = Guard(None, b"")
+    policy = (b"Content-Security-Policy", b"img-src *")
+    guard.take(Staged(replace(OPEN, headers=(policy,)), None))
+    web = web_of(guard=guard)
+
+    assert "*" not in ask(web, "/").headers["content-security-policy"]
+    assert "img-src *" == ask(web, "/-/ready").headers["content-security-policy"]
 
 
 def test_the_status_is_the_same_as_json() -> None:

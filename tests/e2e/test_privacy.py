@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -52,9 +54,22 @@ def names(world: World) -> set[str]:
     return {name for name in everybody | {*HOSTILE_NAMES, NOBODY} if name}
 
 
+def written(name: str) -> set[str]:
+    raw = name.encode("utf-8", "surrogatepass")
+    markup = {html.escape(name), html.escape(name, quote=False)}
+    return {
+        name,
+        json.dumps(name)[1:-1],
+        repr(name)[1:-1],
+        quote(raw),
+        quote(raw, ""),
+        quote_plus(raw),
+    } | markup
+
+
 def plain(found: set[str], texts: Sequence[str]) -> list[str]:
-    """Return the names that stand in a text, as they are or as JSON and reprs write them."""
-    forms = {form for name in found for form in (name, json.dumps(name)[1:-1], repr(name)[1:-1])}
+    """Return the names that stand in a text, as they are or as JSON, reprs, HTML and URLs write them."""
+    forms = {form for name in found for form in written(name)}
     return [form for form in forms for text in texts if form in text]
 
 
@@ -87,8 +102,9 @@ def test_no_name_is_told_in_plain_text(tmp_path: Path) -> None:
         world.add(site, f"secret-of-{site}", users=40, incidents=list(incidents))
     found = told(tmp_path, world, 14, ["/metrics", "/", "/api/v1/status"])
     with serving(world) as api:
-        sites = [{"name": site, "secret": f"secret-of-{site}"} for site in SITES]
-        write_config(tmp_path, api.port, *sites, users=HASHED)
+        document = json.loads((tmp_path / "config.yaml").read_text())
+        document["api"] = {"url": f"http://127.0.0.1:{api.port}"}
+        (tmp_path / "config.yaml").write_text(json.dumps(document))
         flags = ("--until=now", "--output=-", "--log.level=debug")
         with exporting(tmp_path, "backfill", *flags, environ=KEY) as backfill:
             assert 0 == backfill.process.wait(30), backfill.err.read_text()

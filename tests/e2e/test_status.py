@@ -91,7 +91,7 @@ def test_the_page_in_a_browser(status: int, chromium: Browser, width: int, theme
     page.on("dialog", lambda dialog: said.append(dialog.message))
     page.on("request", lambda request: fetched.append(request.url))
     page.goto(f"http://127.0.0.1:{status}/")
-    names = page.locator("h2").all_text_contents()
+    names = page.locator("article h2").all_text_contents()
     if where := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=f"{where}/status-{width}-{theme}.png", full_page=True)
 
@@ -109,11 +109,11 @@ def test_a_site_is_found_by_its_name(status: int, chromium: Browser) -> None:
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{status}/?site=SHOP")
-    assert ["shop"] == page.locator("h2").all_text_contents()
+    assert ["shop"] == page.locator("article h2").all_text_contents()
 
     page.fill("input[name=site]", "<script>")
     page.click("button")
-    assert [HOSTILE_SITES[0]] == page.locator("h2").all_text_contents()
+    assert [HOSTILE_SITES[0]] == page.locator("article h2").all_text_contents()
 
     page.goto(f"http://127.0.0.1:{status}/?site=no-such-site")
     assert "No site" in page.locator("body").inner_text()

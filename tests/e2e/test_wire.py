@@ -106,6 +106,7 @@ def test_payout_and_history(wire: Wire) -> None:
     """What `/stats/payout` and `/stats/history` say is on the page."""
     site, now = wire.world.sites["well"], wire.world.clock()
     payout, newest = site.payout(now), site.rows(now)[-1]
+    settled = [row for row in site.rows(now) if row.synctime + 75 * 60 <= now]
 
     assert payout.diff == wire.value("network_difficulty", "well")
     assert payout.value == wire.value("payout_value", "well")
@@ -114,6 +115,9 @@ def test_payout_and_history(wire: Wire) -> None:
     assert payout.synctime == wire.value("payout_sync_timestamp_seconds", "well")
     assert newest.hashrate == wire.value("unsettled_hashrate_hashes_per_second", "well")
     assert newest.synctime == wire.value("history_row_timestamp_seconds", "well")
+    assert settled[-1].hashrate == wire.value("hashrate_hashes_per_second", "well")
+    assert settled[-1].hashes == wire.value("history_row_hashes", "well")
+    assert sum(row.hashes for row in settled) == wire.value("history_week_hashes", "well")
 
 
 def test_top_users_and_all_users(wire: Wire) -> None:
@@ -127,6 +131,13 @@ def test_top_users_and_all_users(wire: Wire) -> None:
     assert 3 == wire.value("top_users_returned", "well")
     assert len(everybody) == wire.value("all_users", "well")
     assert sum(each.total for each in everybody) == wire.value("all_users_hashes", "well")
+    owed, withdrawn = (sum(getattr(each, name) for each in everybody) for name in ("balance", "withdrawn"))
+    assert pytest.approx(owed) == wire.value("all_users_balance_coins", "well")
+    assert pytest.approx(withdrawn) == wire.value("all_users_withdrawn_coins", "well")
+    assert owed != pytest.approx(withdrawn)
+    for each in top:
+        assert each.balance == wire.value("user_balance_coins", "well", user=each.name)
+        assert each.withdrawn == wire.value("user_withdrawn_coins_total", "well", user=each.name)
 
 
 def test_balances(wire: Wire) -> None:
@@ -154,7 +165,8 @@ def test_an_error_of_one_user_fails_no_poll(wire: Wire, site: str, reason: str) 
     refused = [event for event in wire.program.events("watched_user_refused") if event["site"] == site]
 
     assert 1 == wire.value("up", site, endpoint="/user/balance")
-    assert 1 == wire.value("watched_user_failures_total", site, reason=reason)
+    polls = wire.value("polls_total", site, endpoint="/user/balance")
+    assert polls == wire.value("watched_user_failures_total", site, reason=reason)
     assert [("watch_users[0]", reason)] == [(event["user"], event["reason"]) for event in refused]
     assert NOBODY not in wire.program.err.read_text()
 
