@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 PACKAGE ?= --editable .
 DEBIAN := prometheus prometheus-alertmanager victoria-metrics chromium curl openssl
 BENCH_DEBIAN := nginx-light prometheus-pushgateway prometheus-node-exporter wrk
+HELM := v3.22.0
 
 # Install what is missing of these packages, where apt is there.
 define from-debian
@@ -16,7 +17,7 @@ elif ! command -v apt-get >/dev/null; then echo "$@: no apt-get here; install by
 else apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
 endef
 
-.PHONY: help demo test test-all check dist audit format dashboards docs tools pint dashboard-linter bench bench-tools clean
+.PHONY: help demo test test-all check dist audit format dashboards docs chart tools pint dashboard-linter helm bench bench-tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +76,9 @@ docs: $(STAMP) ## write the pages about metrics, keys, flags and rules anew from
 dashboards: $(STAMP) ## write the Grafana dashboards anew from their code
 	$(BIN)/python -m dashboards
 
+chart: $(STAMP) ## write anew what the Helm chart has from elsewhere: rules, dashboards, the config's schema, the version
+	$(BIN)/python -m deploy.helm
+
 tools: ## what the end-to-end tests need, from Debian, where it is missing and apt is there
 	@$(call from-debian,$(DEBIAN))
 
@@ -89,6 +93,12 @@ dashboard-linter: ## lint the dashboards, where go is there and its proxy hands 
 	elif ! report=$$(GOBIN=$(CURDIR)/$(VENV)-tools/bin timeout 600 go install github.com/grafana/$@@latest 2>&1); \
 	then echo "$$report" | tail -2; echo "$@: the Go proxy did not hand it out, so nothing was linted"; \
 	else for file in dashboards/*.json; do $(VENV)-tools/bin/$@ lint --strict --config dashboards/.lint $$file || exit 1; done; fi
+
+helm: ## build helm, which the chart's tests render it with, where go is there and its proxy hands it out
+	@if ! command -v go >/dev/null; then echo "helm: no go here, so nothing was built"; \
+	elif ! report=$$(GOBIN=$(CURDIR)/$(VENV)-tools/bin timeout 600 go install helm.sh/helm/v3/cmd/helm@$(HELM) 2>&1); \
+	then echo "$$report" | tail -2; echo "helm: the Go proxy did not hand it out, so nothing was built"; \
+	else echo "helm: $(HELM) is in $(VENV)-tools/bin"; fi
 
 bench: $(STAMP) ## side by side with peers, in 15 minutes: docs/benchmarks.md
 	$(BIN)/python -m bench

@@ -1,0 +1,1 @@
+"""How the exporter is run by others: Helm, Docker Compose, systemd."""
