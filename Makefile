@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # What is tested: this checkout, or a wheel of it.
 PACKAGE ?= --editable .
 DEBIAN := prometheus prometheus-alertmanager victoria-metrics chromium curl openssl
-BENCH_DEBIAN := nginx-light prometheus-pushgateway prometheus-node-exporter wrk
+BENCH_DEBIAN := nginx-light prometheus-pushgateway prometheus-node-exporter wrk curl jq
 HELM := v3.22.0
 
 # Install what is missing of these packages, where apt is there.

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import latency, machine, poll, polls, refresh, report, scrapes, start
+from bench import latency, machine, poll, polls, refresh, report, scrapes, start, today
 from bench.peers import REPOSITORY, Missing
 from bench.report import Group
 
@@ -34,6 +34,7 @@ def main() -> int:
         "refresh": refresh.measure,
         "polls": partial(polls.measure, minutes=flags.polls_minutes),
         "start": start.measure,
+        "today": today.measure,
     }
     chosen = flags.rows.split(",") if flags.rows else list(measures)
     unknown = set(chosen) - set(measures)

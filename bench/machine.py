@@ -18,6 +18,8 @@ PROGRAMS = {  # by Debian's package
     "prometheus-pushgateway": ("prometheus-pushgateway", "--version"),
     "prometheus-node-exporter": ("prometheus-node-exporter", "--version"),
     "wrk": ("wrk", "-v"),
+    "curl": ("curl", "--version"),
+    "jq": ("jq", "--version"),
 }
 
 

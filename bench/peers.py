@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ SYSTEM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # Debian'
 GRACE = 10.0  # seconds to end in
 SETTLING = 120.0  # seconds for the first polls of everything
 OURS = "cryptoloot_"
+GZIP = b"\x1f\x8b"  # what its members begin with
 
 JSON_EXPORTER = "github.com/prometheus-community/json_exporter@v0.7.0"
 JSON_EXPORTER_HOME = Path(sys.prefix) / "bench"
@@ -209,6 +211,11 @@ http {{
 """
 
 
+def plain(body: bytes) -> bytes:
+    """Return a body that may have come compressed by gzip."""
+    return gzip.decompress(body) if body.startswith(GZIP) else body
+
+
 def families(page: bytes) -> str:
     """Return the families of a text page without those that every exporter adds by itself."""
     ours = (OURS, f"# HELP {OURS}", f"# TYPE {OURS}")
@@ -231,11 +238,18 @@ def pushgateway(directory: Path, text: str) -> Iterator[Served]:
 @contextlib.contextmanager
 def node_exporter(directory: Path, text: str) -> Iterator[Served]:
     """Run node_exporter with its textfile collector alone, and these families in a file."""
-    port = free_port()
-    program = found("prometheus-node-exporter", "prometheus-node-exporter")
     home = directory / "textfile"
     home.mkdir()
     (home / "page.prom").write_text(text)
+    with textfile_collector(directory, home) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def textfile_collector(directory: Path, home: Path) -> Iterator[Served]:
+    """Run node_exporter with its textfile collector alone, on the files of `home`."""
+    port = free_port()
+    program = found("prometheus-node-exporter", "prometheus-node-exporter")
     collector = (
         "--collector.disable-defaults",
         "--collector.textfile",
@@ -261,15 +275,22 @@ def prometheus_client(directory: Path, text: str) -> Iterator[Served]:
 @contextlib.contextmanager
 def json_exporter(directory: Path, api: int) -> Iterator[Served]:
     """Run json_exporter, which asks the simulated API for the same users on every scrape."""
-    program = _json_exporter()
-    port = free_port()
     config = directory / "json_exporter.yaml"
     config.write_text(json.dumps(JSON_EXPORTER_CONFIG))
+    with json_exporter_with(directory, config) as served:
+        target = f"http://{HOST}:{api}/user/top%3Fsecret={secret(names(1)[0])}%26count=1024"
+        yield served._replace(path=f"/probe?module=default&target={target}")
+
+
+@contextlib.contextmanager
+def json_exporter_with(directory: Path, config: Path) -> Iterator[Served]:
+    """Run json_exporter with a config. Raises Missing."""
+    program = _json_exporter()
+    port = free_port()
     flags = (f"--config.file={config}", f"--web.listen-address={HOST}:{port}")
     with started(directory, program, *flags) as process:
         until_open(port)
-        target = f"http://{HOST}:{api}/user/top%3Fsecret={secret(names(1)[0])}%26count=1024"
-        yield Served(port, process.pid, f"/probe?module=default&target={target}")
+        yield Served(port, process.pid)
 
 
 JSON_EXPORTER_CONFIG = {
