@@ -96,8 +96,9 @@ def test_the_demo_begins_without_incidents(tmp_path: Path) -> None:
     def of(name: str) -> list[float]:
         return [value for series, value in page.items() if series.startswith(f"cryptoloot_{name}{{")]
 
-    assert [1] * 6 == of("up")
-    assert {0} == {*of("poll_failures_total"), *of("rejected_entries_total"), *of("user_regressions_total")}
+    assert [1] * 10 == of("up")
+    counters = ("poll_failures_total", "rejected_entries_total", "user_regressions_total")
+    assert {0} == {value for name in (*counters, "watched_user_failures_total") for value in of(name)}
 
 
 # ------------------------------------------------------------------------------------------------- run
