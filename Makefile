@@ -8,6 +8,7 @@ PACKAGE ?= --editable .
 DEBIAN := prometheus prometheus-alertmanager victoria-metrics chromium curl openssl systemd
 BENCH_DEBIAN := nginx-light prometheus-pushgateway prometheus-node-exporter wrk curl jq
 HELM := v3.22.0
+IMAGE_DEBIAN := buildah debootstrap bubblewrap
 BUILDER ?= docker
 LOCK := --universal --python-version 3.11 --generate-hashes --no-build --upgrade --quiet --custom-compile-command 'make lock'
 
@@ -19,7 +20,7 @@ elif ! command -v apt-get >/dev/null; then echo "$@: no apt-get here; install by
 else apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
 endef
 
-.PHONY: help demo test test-all check dist image lock audit format dashboards docs chart tools pint dashboard-linter helm bench bench-tools clean
+.PHONY: help demo test test-all check dist image lock audit format dashboards docs chart tools pint dashboard-linter helm bench bench-tools image-tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -120,6 +121,9 @@ bench: $(STAMP) ## side by side with peers, in 15 minutes: docs/benchmarks.md
 
 bench-tools: ## the peers that bench measures, from Debian, as tools does
 	@$(call from-debian,$(BENCH_DEBIAN))
+
+image-tools: ## what tests/e2e/test_image.py needs, from Debian, as tools does
+	@$(call from-debian,$(IMAGE_DEBIAN))
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(VENV)-audit $(VENV)-tools sbom.cdx.json .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage* dist build
