@@ -34,7 +34,10 @@ pytestmark = [
 ]
 
 BASE = "localhost/base"
-SUITE, PYTHON = "bookworm", "3.11"
+# What the Dockerfile asks for where nothing else is given, from Debian itself.
+((PYTHON, SUITE),) = re.findall(
+    r"^ARG PYTHON=python:([\d.]+)-slim-(\w+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE
+)
 PACKAGES = "python3,python3-venv,ca-certificates"
 HOME = "opt/cryptoloot-exporter"
 UNCHECKED = (1).to_bytes(4, "little")  # a pyc's flags: by hash, never compared with its source
