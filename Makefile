@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # What is tested: this checkout, or a wheel of it.
 PACKAGE ?= --editable .
-DEBIAN := prometheus prometheus-alertmanager victoria-metrics chromium curl openssl
+DEBIAN := prometheus prometheus-alertmanager victoria-metrics chromium curl openssl systemd
 BENCH_DEBIAN := nginx-light prometheus-pushgateway prometheus-node-exporter wrk curl jq
 HELM := v3.22.0
+IMAGE_DEBIAN := buildah debootstrap bubblewrap
+BUILDER ?= docker
+LOCK := --universal --python-version 3.11 --generate-hashes --no-build --upgrade --quiet --custom-compile-command 'make lock'
 
 # Install what is missing of these packages, where apt is there.
 define from-debian
@@ -17,7 +20,7 @@ elif ! command -v apt-get >/dev/null; then echo "$@: no apt-get here; install by
 else apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
 endef
 
-.PHONY: help demo test test-all check dist audit format dashboards docs chart tools pint dashboard-linter helm bench bench-tools clean
+.PHONY: help demo test test-all check dist image lock audit format dashboards docs chart tools pint dashboard-linter helm bench bench-tools image-tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,10 +42,14 @@ test: $(STAMP) ## all tests but the slow ones, with coverage
 test-all: $(STAMP) ## all tests, with coverage
 	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
 
-check: $(STAMP) ## lint, format, types
+check: $(STAMP) ## lint, format, types, YAML, Dockerfile, Compose, workflows
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/yamllint --strict .
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 dist: ## wheel and sdist in dist/, as they would be published
 	$(PYTHON) -m venv $(VENV)-tools
@@ -50,6 +57,15 @@ dist: ## wheel and sdist in dist/, as they would be published
 	rm -rf dist
 	$(VENV)-tools/bin/python -m build --outdir dist .
 	$(VENV)-tools/bin/twine check --strict dist/*
+
+image: ## the image cryptoloot-exporter:local, by docker, or by what BUILDER says: podman, buildah
+	$(BUILDER) build --tag cryptoloot-exporter:local --build-arg REVISION=$$(git rev-parse HEAD) \
+		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' exporter/__init__.py) .
+
+lock: $(STAMP) ## pin what the image is made of, by version and hash: requirements.lock, requirements-build.lock
+	$(BIN)/uv pip compile $(LOCK) --output-file requirements.lock pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(BIN)/uv pip compile $(LOCK) --output-file requirements-build.lock -
 
 audit: ## known vulnerabilities of the runtime dependencies, and their SBOM (sbom.cdx.json)
 	$(PYTHON) -m venv $(VENV)-audit
@@ -105,6 +121,9 @@ bench: $(STAMP) ## side by side with peers, in 15 minutes: docs/benchmarks.md
 
 bench-tools: ## the peers that bench measures, from Debian, as tools does
 	@$(call from-debian,$(BENCH_DEBIAN))
+
+image-tools: ## what tests/e2e/test_image.py needs, from Debian, as tools does
+	@$(call from-debian,$(IMAGE_DEBIAN))
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(VENV)-audit $(VENV)-tools sbom.cdx.json .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage* dist build

@@ -105,12 +105,12 @@ def parsed(url: str = "http://127.0.0.1:1", *names: str, **sections: Any) -> con
     return config.parse({"api": api, **sections}, environ)
 
 
-def required(tool: str) -> str:
+def required(tool: str, target: str = "tools") -> str:
     """Return a tool's path; where it is missing, skip with the reason, or fail where REQUIRE_TOOLS is set."""
     path = shutil.which(tool)
     if path is not None:
         return path
-    reason = f"{tool} is not installed: `make tools` installs it"
+    reason = f"{tool} is not installed: `make {target}` installs it"
     if os.environ.get("REQUIRE_TOOLS"):
         pytest.fail(reason)
     pytest.skip(reason)
