@@ -268,8 +268,8 @@ class Client:
             now = asyncio.get_running_loop().time()
             self._idle.append((now, http))
             # The first is the one unused for longest, and where the server has hung up meanwhile nobody else
-            # would notice.
-            while len(self._idle) > IDLE or now - self._idle[0][0] > IDLE_SECONDS:
+            # would notice. While one is closed, other calls may take all that are left.
+            while self._idle and (len(self._idle) > IDLE or now - self._idle[0][0] > IDLE_SECONDS):
                 await self._idle.pop(0)[1].aclose()
 
     async def payout(self, secret: Secret) -> model.Payout:

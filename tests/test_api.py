@@ -737,31 +737,67 @@ def test_a_closed_client_calls_nobody() -> None:
     assert isinstance(asyncio.run(late()), api.ConnectFailed)
 
 
-def test_clients_are_as_many_as_calls_were_in_flight_and_few_are_kept() -> None:
-    """Each call in flight has a client of its own; of those left over, eight stay, the others are closed."""
-    gate = asyncio.Event()
-    made: set[httpx.AsyncClient] = set()
+class Body(httpx.AsyncByteStream):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield GOOD
 
-    class Body(httpx.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            yield b"{}"
 
-    async def held(_request: httpx.Request) -> httpx.Response:
-        await gate.wait()
+class Gates(httpx.MockTransport):
+    """Answers while one gate is open, and closes while the other is."""
+
+    def __init__(self) -> None:
+        self.answering, self.closing = asyncio.Event(), asyncio.Event()
+        super().__init__(self._held)
+
+    async def _held(self, _request: httpx.Request) -> httpx.Response:
+        await self.answering.wait()
         return httpx.Response(200, stream=Body())
 
+    async def aclose(self) -> None:
+        await self.closing.wait()
+
+
+async def in_flight(client: Client, calls: int) -> list[asyncio.Future[object]]:
+    started: list[asyncio.Future[object]] = [asyncio.ensure_future(outcome(client)) for _ in range(calls)]
+    await settle()
+    return started
+
+
+def test_clients_are_as_many_as_calls_were_in_flight_and_few_are_kept() -> None:
+    """Each call in flight has a client of its own; of those left over, eight stay, the others are closed."""
+
     async def many() -> tuple[int, int, list[bool]]:
-        client = Client(parsed().api, "test", httpx.MockTransport(held))
-        calls = [asyncio.ensure_future(outcome(client)) for _ in range(20)]
-        await settle()
-        made.update(client._busy)
-        gate.set()
+        gates = Gates()
+        client = Client(parsed().api, "test", gates)
+        calls = await in_flight(client, 20)
+        made = set(client._busy)
+        gates.answering.set()
+        gates.closing.set()
         await asyncio.gather(*calls)
         kept = [http for _, http in client._idle]
         await client.close()
         return len(made), len(kept), [http.is_closed for http in made]
 
     assert asyncio.run(many()) == (20, 8, [True] * 20)
+
+
+def test_calls_that_take_all_idle_clients_while_one_is_closed_spoil_no_answer() -> None:
+    """Closing takes time, in which others call: none may be left to be looked at when it is done."""
+
+    async def crossed() -> list[object]:
+        gates = Gates()
+        client = Client(parsed().api, "test", gates)
+        before = await in_flight(client, api.IDLE + 1)
+        gates.answering.set()
+        await settle()
+        gates.answering.clear()
+        after = await in_flight(client, api.IDLE)
+        gates.closing.set()
+        await settle()
+        gates.answering.set()
+        return await asyncio.gather(*before, *after)
+
+    assert [PAYOUT] * (2 * api.IDLE + 1) == asyncio.run(crossed())
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "HTTPS_PROXY"])
