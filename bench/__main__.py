@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import latency, machine, poll, polls, refresh, report, scrapes, start, today
+from bench import latency, machine, poll, polls, refresh, report, scale, scrapes, start, today, walk
 from bench.peers import REPOSITORY, Missing
 from bench.report import Group
 
@@ -35,6 +35,8 @@ def main() -> int:
         "polls": partial(polls.measure, minutes=flags.polls_minutes),
         "start": start.measure,
         "today": today.measure,
+        "walk": walk.measure,
+        "scale": partial(scale.measure, minutes=flags.scale_minutes),
     }
     chosen = flags.rows.split(",") if flags.rows else list(measures)
     unknown = set(chosen) - set(measures)
@@ -65,9 +67,14 @@ def _flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rows", metavar="NAME,...", help="some of the groups of rows (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
-    parser.add_argument(
-        "--polls-minutes", type=float, default=6.0, metavar="MINUTES", help="how long to poll (default: 6)"
-    )
+    for rows, minutes in (("polls", 6.0), ("scale", 5.0)):
+        parser.add_argument(
+            f"--{rows}-minutes",
+            type=float,
+            default=minutes,
+            metavar="MINUTES",
+            help=f"how long to poll for {rows} (default: {minutes:g})",
+        )
     parser.add_argument(
         "--output",
         type=Path,

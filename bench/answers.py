@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import httpx
+import msgspec
 
 from exporter.simulator import World, app
 
 START = 1_760_000_000.0  # Unix seconds; any moment would do
 MINUTE = 60.0
+
+
+class User(msgspec.Struct):
+    """A user, in plain types: nothing of it is checked."""
+
+    name: str
+    total: float
+    withdrawn: float
+    balance: float
+
+
+class Users(msgspec.Struct):
+    """An answer of `/user/top`."""
+
+    success: bool
+    users: list[User]
+
+
+class Page(Users, rename={"next_page": "nextPage"}):
+    """A page of `/user/list`, and the name that the next one begins with."""
+
+    next_page: str | None = None
 
 
 async def top_users(site: str, users: int, count: int) -> list[bytes]:

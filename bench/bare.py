@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,15 @@ import httpx
 import msgspec
 import uvloop
 
+from bench import peers
+from bench.load import HOST
 from exporter.model import Endpoint, decode_history, decode_payout, decode_top_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 IN_FLIGHT = 8
+LIMIT = 600.0  # seconds that an errand may take
 DECODE: dict[Endpoint, Callable[[bytes], Any]] = {
     Endpoint.PAYOUT: decode_payout,
     Endpoint.HISTORY: decode_history,
@@ -35,6 +39,12 @@ class Errand(msgspec.Struct):
     secrets: list[str]
     requests: dict[str, int]
     pace: float
+
+    @classmethod
+    def to(cls, api: int, sites: int, requests: dict[str, int], pace: float = 0) -> Errand:
+        """Return the errand of these requests to the simulated API on this port, to its sites in turn."""
+        secrets = [peers.secret(name) for name in peers.names(sites)]
+        return cls(f"http://{HOST}:{api}", secrets, requests, pace)
 
 
 class Client:
@@ -87,6 +97,24 @@ async def spent(errand: Errand) -> float:
         else:
             await asyncio.gather(*(client.at_once() for _ in range(IN_FLIGHT)))
         return (time.process_time() - begin) / client.done
+
+
+def apart(errand: Errand) -> float:
+    """Do the errand in a process of its own; return as `spent`."""
+    done = subprocess.run(
+        (sys.executable, "-m", "bench.bare"),
+        input=msgspec.json.encode(errand),
+        cwd=peers.REPOSITORY,
+        capture_output=True,
+        timeout=LIMIT,
+        check=True,
+    )
+    return float(done.stdout)
+
+
+def warm(api: int, sites: int) -> None:
+    """Ask for everything of each site once: the simulated API makes its world as it is asked."""
+    apart(Errand.to(api, sites, dict.fromkeys(DECODE, sites)))
 
 
 if __name__ == "__main__":

@@ -33,20 +33,7 @@ POLLS = 60  # of each round
 MILLISECONDS = 1000
 CPU = Target(1.3, at_most=True)
 
-
-class _User(msgspec.Struct):
-    name: str
-    total: float
-    withdrawn: float
-    balance: float
-
-
-class _Answer(msgspec.Struct):
-    success: bool
-    users: list[_User]
-
-
-_decoder = msgspec.json.Decoder(_Answer, strict=False)
+_decoder = msgspec.json.Decoder(answers.Users, strict=False)
 
 
 def measure(rounds: int) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The pure parts of the benchmarks: what wrk and the kernel print, spreads, verdicts, tables, pages."""
+"""The pure parts of the benchmarks: what programs, the kernel and pages tell, verdicts, the model, tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from bench.load import BadLoad, memory_in, requests_per_second
 from bench.peers import families
 from bench.recipes import script
 from bench.report import Group, Ratio, Row, Spread, Target, document, figures, number, targets
+from bench.scale import Model, Size
 from bench.subjects import MODULES, RECIPES, SITE, Api
+from bench.watch import Told, Watched, summed
 from exporter.simulator import HOSTILE_NAMES, Request, World
 from tests.conftest import required
 
@@ -148,6 +150,51 @@ def test_a_missing_peers_reason_names_no_address() -> None:
     said = "go: downloading a v1\ngo: a@v1: reading https://example.org/a/@v/list: 403 Forbidden\n\tmore"
 
     assert peers._reason(said) == "go install: 403 Forbidden"
+
+
+def test_a_counter_is_summed_by_a_label() -> None:
+    """Over all series of that name alone; text that names another metric counts nothing."""
+    lines = [
+        b"# HELP polls_total x",
+        b'polls_total{endpoint="/a",site="1"} 2.0',
+        b'polls_total{endpoint="/a",site="2"} 3.0',
+        b'polls_total{endpoint="/b",site="polls_total{"} 4.0',
+        b'polls_total_more{endpoint="/a"} 100.0',
+    ]
+
+    assert {"/a": 5, "/b": 4} == summed(lines, "polls_total", "endpoint")
+
+
+def test_a_counter_without_labels_is_read() -> None:
+    """Under no label's value."""
+    assert {"": 7} == summed([b"restarts_total 7.0", b"restarts_totals 1.0"], "restarts_total")
+
+
+def told(seconds: float, cpu: float, polls: int, late: int) -> Told:
+    return Told(seconds, cpu, {"/a": polls, "/b": polls}, 0, 0, {"1.0": polls - late, "+Inf": polls}, 100)
+
+
+def test_late_are_the_polls_above_the_bound() -> None:
+    """The histogram's buckets each hold those below."""
+    assert 3 == told(60, 1, 10, 3).late
+
+
+def test_what_a_process_takes_is_counted_after_the_first_minute() -> None:
+    """Polls and CPU by difference; memory is the largest after a scrape, the pages are of the text format."""
+    seen = Watched(told(60, 10, 100, 0), told(180, 40, 400, 0), [0.1], [5, 9, 7], 99, [1000, 10, 1100, 11])
+
+    assert Size(polls=300, cores=0.25, resident=9, text=1000, zipped=10, samples=100) == Size.of(seen)
+
+
+def test_the_model_is_the_line_through_both_sizes() -> None:
+    """It gives back what it was drawn through, and goes on beyond."""
+    few, many = Size(2, 0.5, 100, 10, 1, 20), Size(20, 1.4, 1000, 100, 10, 200)
+    model = Model.through(few, many, (1, 10))
+
+    assert pytest.approx(few) == model.at(1)
+    assert pytest.approx(many) == model.at(10)
+    assert pytest.approx((200, 10.4, 10_000, 1000, 100, 2000)) == model.at(100)
+    assert pytest.approx((0, 0.4, 0, 0, 0, 0)) == model.base
 
 
 # --------------------------------------------------------------------------------------- what people do today
