@@ -15,6 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
+from msgspec import Struct
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
@@ -42,7 +43,7 @@ log = structlog.get_logger()
 NEVER = Now(float("inf"), float("inf"))
 
 
-class Part(NamedTuple):
+class Part(Struct, frozen=True, gc=False):
     """The sample lines of one family of one site; `deflated` as well where they are long."""
 
     plain: bytes
@@ -226,7 +227,7 @@ class _Site:
         return self._edition
 
 
-class _Rendered(NamedTuple):
+class _Rendered(Struct, frozen=True, gc=False):
     """A part, and what it was made from; the values packed: the garbage collector looks at every float."""
 
     labels: tuple[str | Sequence[str], ...]
