@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
 STAMP := $(VENV)/.installed
 # What is tested: this checkout, or a wheel of it.
 PACKAGE ?= --editable .
@@ -25,15 +26,19 @@ endef
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml
+$(RUNTIME): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet $(PACKAGE) --group dev
+	$(BIN)/python -m pip install --quiet $(PACKAGE)
+	@touch $@
+
+$(STAMP): $(RUNTIME)
+	$(BIN)/python -m pip install --quiet --group dev
 	@# Tests, benchmarks and dashboards are the checkout's; last on the path, so that a wheel comes first.
 	@echo $(CURDIR) > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-checkout.pth
 	@touch $@
 
-demo: $(STAMP) ## the exporter on a simulated API, at http://127.0.0.1:12758/metrics
+demo: $(RUNTIME) ## the exporter on a simulated API, at http://127.0.0.1:12758/metrics
 	$(BIN)/cryptoloot-exporter demo
 
 test: $(STAMP) ## all tests but the slow ones, with coverage
@@ -53,13 +58,13 @@ check: $(STAMP) ## lint, format, types, YAML, Dockerfile, Compose, workflows
 
 dist: ## wheel and sdist in dist/, as they would be published
 	$(PYTHON) -m venv $(VENV)-tools
-	$(VENV)-tools/bin/python -m pip install --quiet build twine
+	$(VENV)-tools/bin/python -m pip install --quiet 'build>=1.2' 'twine>=6.1'
 	rm -rf dist
 	$(VENV)-tools/bin/python -m build --outdir dist .
 	$(VENV)-tools/bin/twine check --strict dist/*
 
 image: ## the image cryptoloot-exporter:local, by docker, or by what BUILDER says: podman, buildah
-	$(BUILDER) build --tag cryptoloot-exporter:local --build-arg REVISION=$$(git rev-parse HEAD) \
+	$(BUILDER) build $(if $(filter podman buildah,$(BUILDER)),--format docker) --tag cryptoloot-exporter:local --build-arg REVISION=$$(git rev-parse HEAD) \
 		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' exporter/__init__.py) .
 
 lock: $(STAMP) ## pin what the image is made of, by version and hash: requirements.lock, requirements-build.lock
@@ -69,7 +74,8 @@ lock: $(STAMP) ## pin what the image is made of, by version and hash: requiremen
 
 audit: ## known vulnerabilities of the runtime dependencies, and their SBOM (sbom.cdx.json)
 	$(PYTHON) -m venv $(VENV)-audit
-	$(VENV)-audit/bin/python -m pip install --quiet .
+	$(VENV)-audit/bin/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	$(VENV)-audit/bin/python -m pip install --quiet --no-deps .
 	$(PYTHON) -m venv $(VENV)-tools
 	$(VENV)-tools/bin/python -m pip install --quiet pip-audit cyclonedx-bom
 	$(VENV)-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \

@@ -15,9 +15,9 @@ import msgspec
 import yaml
 from msgspec import UNSET
 
-from exporter import flags
+from exporter import api, flags
 from exporter.metrics import CATALOGUE
-from exporter.model import Endpoint
+from exporter.model import Endpoint, Reason
 from exporter.schema import Section, unwrap
 from exporter.sections import ConfigFile
 
@@ -66,7 +66,13 @@ def metrics() -> str:
     for title, found in sections.items():
         rows = [(f"`{each.name}`", each.type, ", ".join(each.labels), _short(each.help)) for each in found]
         parts.append(f"## {title}\n\n{table(('metric', 'type', 'labels', 'is'), rows)}")
-    return "\n".join([*parts, _PROCESS])
+    whys = {leaf.reason: leaf.__doc__ or "" for leaf in _leaves(api.PollError)}
+    return "\n".join([*parts, _PROCESS, table(("reason", "is"), [(f"`{why}`", whys[why]) for why in Reason])])
+
+
+def _leaves(parent: type[api.PollError]) -> Iterator[type[api.PollError]]:
+    children = parent.__subclasses__()
+    yield from (leaf for child in children for leaf in _leaves(child)) if children else (parent,)
 
 
 def _source(metric: Metric) -> str:
@@ -98,8 +104,13 @@ Values are the API's, in its units. {POLLED}; samples carry no timestamps. Amoun
 - **R**: leaves also when the row itself is older than `max_row_age`, whatever the polls say.
 """
 _PROCESS = """\
-`process_*` and `python_*` are prometheus-client's own. `poll_failures_total` has each reason at 0 from the start;
-[runbook.md](runbook.md) says what to do about them.
+`process_*` and `python_*` are prometheus-client's own.
+
+## Reasons
+
+Why a poll failed, in `cryptoloot_poll_failures_total`: each failed poll counts under exactly one, and each reason is at 0 from
+the start. The last two are of a watched user alone, in `cryptoloot_watched_user_failures_total`. [runbook.md](runbook.md) says
+what to do.
 """
 
 
@@ -267,7 +278,7 @@ def rules() -> str:
     told = dict(_commented(RULES.read_text().splitlines()))
     means = dict(re.findall(r"### (\w+)\n\n\*\*Means\.\*\* (.+?)\n\n", RUNBOOK.read_text(), re.DOTALL))
     alerts = [
-        (f"[{name}](runbook.md#{name.lower()})", rule["labels"]["severity"], means[name])
+        (f"[{name}](runbook.md#{name.lower()})", rule["labels"]["severity"], means.get(name, ""))
         for rule in known
         if (name := rule.get("alert"))
     ]

@@ -143,43 +143,43 @@ class ApiError(PollError):
 
 
 class InvalidSecret(ApiError):
-    """`invalid_secret`."""
+    """The API does not know the secret."""
 
     reason = Reason.INVALID_SECRET
 
 
 class BadRequest(ApiError):
-    """`bad_request`."""
+    """The API could not read the request."""
 
     reason = Reason.BAD_REQUEST
 
 
 class WrongMethod(ApiError):
-    """`wrong_method`."""
+    """The API expected POST where GET was sent."""
 
     reason = Reason.WRONG_METHOD
 
 
 class NotFound(ApiError):
-    """`not_found`."""
+    """The API has no such endpoint: look at `api.url`."""
 
     reason = Reason.NOT_FOUND
 
 
 class InternalError(ApiError):
-    """`internal_error`."""
+    """Something went wrong on the API's side."""
 
     reason = Reason.INTERNAL_ERROR
 
 
 class InvalidPage(ApiError):
-    """`invalid_page`, of `/user/list`."""
+    """Pages of `/user/list` vanished during the walk, and again each time it began anew."""
 
     reason = Reason.INVALID_PAGE
 
 
 class UnknownError(ApiError):
-    """Any other code."""
+    """The API gave a code that the reference does not have there."""
 
     reason = Reason.UNKNOWN_ERROR
 
@@ -189,13 +189,13 @@ class UserRefused(ApiError):
 
 
 class MissingInput(UserRefused):
-    """`missing_input`."""
+    """The API saw no name in the call."""
 
     reason = Reason.MISSING_INPUT
 
 
 class UnknownUser(UserRefused):
-    """`unknown_user`."""
+    """The user has never connected to the pool."""
 
     reason = Reason.UNKNOWN_USER
 

@@ -335,6 +335,7 @@ async def once(
         failures = await Poller(store, own, clock, log.conceal).once(config, client)
     finally:
         await client.close()
+    own.loaded(clock.now().wall)
     pages = Pages(store, own, [subject(config, site) for site in config.sites])
     refused = [
         (name, f"watch_users[{place}]", reason)

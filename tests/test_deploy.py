@@ -152,6 +152,15 @@ def test_whatever_is_installed_is_known() -> None:
     assert ["--from=build"] == [copy.split()[0] for copy in of(last, "COPY")]
 
 
+def test_nothing_that_installs_is_left_in_the_image() -> None:
+    """The last stage removes what its base has of it, and its environment is made without."""
+    build, last = stages()
+    removed = set(re.findall(r"-name '?([\w-]+)", " ".join(of(last, "RUN"))))
+
+    assert {"pip", "ensurepip", "setuptools", "wheel"} <= removed
+    assert any("venv --without-pip ${VENV}" in run for run in of(build, "RUN"))
+
+
 def test_the_build_is_given_what_the_wheel_is_made_of() -> None:
     """Each path that pyproject.toml names is copied, and let through by .dockerignore."""
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]

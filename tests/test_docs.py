@@ -6,6 +6,8 @@ import json
 import re
 import shlex
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import promql_parser
@@ -16,15 +18,17 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from docs import generated
-from exporter import cli, config, flags, webconfig
+from exporter import cli, config, flags, schema, webconfig
 from exporter.config import ConfigError
+from exporter.findings import Findings
 from exporter.metrics import CATALOGUE
+from exporter.model import Reason
+from tests.alerting import rules
 from tests.conftest import REPOSITORY, required
 from tests.test_web import web_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 TEXTS = sorted(
     path
@@ -35,6 +39,12 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 LANGUAGES = {"sh", "yaml", "promql"}
 PROGRAM = "cryptoloot-exporter"
+CHECKER = str(Path(sys.executable).with_name("check-jsonschema"))
+CHART = Draft202012Validator(
+    json.loads((REPOSITORY / "deploy/helm/cryptoloot-exporter/values.schema.json").read_text())
+)
+FOREIGN_FLAGS = {"--web.external-url"}  # Prometheus', which is called as ours is
+FLAGS = set(re.findall(r"`(--[\w.-]+)", generated.commands()))
 SCHEMA: dict[str, Any] = json.loads((REPOSITORY / "config.schema.json").read_text())
 VALIDATOR = Draft202012Validator(SCHEMA)
 
@@ -60,15 +70,17 @@ def blocks(*languages: str) -> list[Any]:
 # -------------------------------------------------------------------------------------------- what is written
 
 
-@pytest.mark.parametrize("path", generated.written(), ids=lambda path: path.name)
-def test_pages_are_as_the_code_writes_them(path: Path) -> None:
+def test_pages_are_as_the_code_writes_them() -> None:
     """`python -m docs` would change nothing."""
-    assert generated.written()[path] == path.read_text()
+    stale = [path.name for path, content in generated.written().items() if path.read_text() != content]
+
+    assert [] == stale
 
 
 def test_every_metric_is_documented() -> None:
     """Each of the catalogue, once, on the page of metrics."""
-    named = re.findall(r"^\| `(\w+)`", (REPOSITORY / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    page = (REPOSITORY / "docs" / "metrics.md").read_text().partition("## Reasons")[0]
+    named = re.findall(r"^\| `(\w+)`", page, re.MULTILINE)
 
     assert sorted(CATALOGUE) == sorted(named)
 
@@ -104,12 +116,31 @@ def test_every_command_and_flag_is_documented() -> None:
     assert set(cli.COMMANDS) == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
 
 
-def test_every_path_is_documented() -> None:
-    """README says what each path of the server answers."""
-    table = (REPOSITORY / "README.md").read_text().partition("| path | answers |")[2].partition("\n\n")[0]
+@pytest.mark.parametrize("text", ["README.md", "docs/http.md"])
+def test_every_path_is_documented(text: str) -> None:
+    """What each path of the server answers."""
+    table = (REPOSITORY / text).read_text().partition("| path | answers |")[2].partition("\n\n")[0]
     named = set(re.findall(r"`(?:POST )?(/[\w/-]*)", table))
 
     assert set(web_of()._routes) == named
+
+
+def test_every_reason_is_documented() -> None:
+    """Why polls fail, each with what it means, on the page of metrics."""
+    page = (REPOSITORY / "docs" / "metrics.md").read_text().partition("## Reasons")[2]
+
+    assert [reason.value for reason in Reason] == re.findall(r"^\| `(\w+)` \| \w", page, re.MULTILINE)
+
+
+def test_every_alert_is_counted() -> None:
+    """README says how many page and how many are to read."""
+    severities = [rule["labels"]["severity"] for rule in rules() if "alert" in rule]
+    numbers = {4: "four", 14: "fourteen"}
+    text = (REPOSITORY / "README.md").read_text()
+    paging = severities.count("critical")
+
+    assert f"{numbers[paging]} alerts that page" in text
+    assert f"and {numbers[len(severities) - paging]} to read" in text
 
 
 def test_every_dashboard_is_documented() -> None:
@@ -137,10 +168,48 @@ def test_links_lead_somewhere(text: Path) -> None:
     assert [] == [link for link in links if not (text.parent / link).exists()]
 
 
-@pytest.mark.parametrize("block", blocks())
-def test_blocks_are_in_a_language_that_is_checked(block: Block) -> None:
-    """No block is left out below because nobody knows what it is."""
-    assert block.language in LANGUAGES
+def slug(heading: str) -> str:
+    """Return a heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_anchors_lead_somewhere(text: Path) -> None:
+    """A link into a page is to one of its headings, or to an anchor of its own."""
+    links = re.findall(r"\]\((?!\w+:)([^)#]*)#([^)]+)\)", FENCE.sub("", text.read_text()))
+    missing = []
+    for link, anchor in links:
+        target = (text.parent / link if link else text).read_text()
+        anchors = {slug(heading) for heading in re.findall(r"^#+ (.*)$", target, re.MULTILINE)}
+        if anchor not in anchors | set(re.findall(r'<a id="([^"]+)"', target)):
+            missing.append(f"{link}#{anchor}")
+
+    assert [] == missing
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_names_are_the_programs(text: Path) -> None:
+    """Every metric and flag of ours that a text names is one; a name cut short ends with an asterisk."""
+    said = text.read_text()
+    series = {rule["record"] for rule in rules() if "record" in rule} | set(CATALOGUE)
+    known = {name for each in series for name in re.findall(r"cryptoloot_\w+", each)}
+    named = set(re.findall(r"(?<![\w/.-])cryptoloot_[a-z0-9_]+(?![\w{*.-])", said)) - {"cryptoloot_exporter"}
+    metrics = {re.sub(r"_(bucket|sum|count)$", "", name) for name in named}
+    options = set(re.findall(r"--(?:web|log|config|shard|total-shards)[\w.-]*\w", said))
+
+    assert set() == metrics - known
+    assert set() == options - FLAGS - FOREIGN_FLAGS
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_blocks_are_fenced_so_that_they_are_seen(text: Path) -> None:
+    """Three backticks at the line's begin, and a language that is checked below: no other fence."""
+    said = text.read_text()
+    fences = re.findall(r"^[ \t>]*(?:```|~~~).*$", said, re.MULTILINE)
+    languages = {language for language, _ in FENCE.findall(said)}
+
+    assert len(fences) == 2 * len(FENCE.findall(said))
+    assert set() == languages - LANGUAGES
 
 
 @pytest.mark.parametrize("block", blocks("yaml"))
@@ -161,10 +230,16 @@ def test_yaml_is_what_it_says(tmp_path: Path, block: Block) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert 0 == done.returncode, done.stderr
     elif "tls_server_config" in document or "basic_auth_users" in document:
-        given = webconfig.WebFile.__struct_fields__
-        assert set(document) <= set(given)
-    else:
-        assert document
+        found = Findings({})
+        schema.read(document, webconfig.WebFile, "", found)
+        assert [] == found.problems
+    elif "services" in document:
+        (tmp_path / "compose.yaml").write_text(block.content)
+        checks = (CHECKER, "--builtin-schema", "vendor.compose-spec", str(tmp_path / "compose.yaml"))
+        assert 0 == subprocess.run(checks, capture_output=True, timeout=60, check=False).returncode
+    else:  # what remains are values of the Helm chart, and not always all that it needs
+        faults = [error for error in CHART.iter_errors(document) if error.validator != "required"]
+        assert [] == [error.message for error in faults]
 
 
 @pytest.mark.parametrize("block", blocks("promql"))
@@ -199,7 +274,7 @@ def test_scripts_run(block: Block) -> None:
         if words[0] == PROGRAM:
             assert parser.parse_args(words[1:])
         elif words[0] == "make":
-            assert set(words[1:]) <= targets
+            assert {word for word in words[1:] if "=" not in word} <= targets
 
 
 # -------------------------------------------------------------------------------------------- the JSON schema

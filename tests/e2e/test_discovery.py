@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
+import yaml
 
 from exporter.simulator import World
+from tests.conftest import REPOSITORY
 from tests.e2e.programs import (
     ask,
     exporting,
@@ -34,9 +36,7 @@ pytestmark = pytest.mark.slow
 SITES = ("a", "b", "c")
 PROBED = {"sites_on_metrics": False}
 
-SPLIT = [
-    {"source_labels": ["__param_target"], "modulus": 2, "target_label": "__tmp_half", "action": "hashmod"},
-]
+FENCE = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def world_of(*names: str) -> World:
@@ -46,15 +46,22 @@ def world_of(*names: str) -> World:
     return world
 
 
+def printed(text: str) -> dict[str, Any]:
+    """Return the job that a text says for sites at /probe."""
+    documents = [yaml.safe_load(block) for block in FENCE.findall((REPOSITORY / text).read_text())]
+    jobs = [job for document in documents for job in document.get("scrape_configs", [])]
+    (found,) = (job for job in jobs if "http_sd_configs" in job)
+    return dict(found)
+
+
 def discovering(exporter: int, half: int | None = None) -> dict[str, Any]:
-    """Return the README's configuration for /probe, in a hurry; with `half`, for one of two halves."""
-    job: dict[str, Any] = {
-        "job_name": "cryptoloot-sites",
-        "http_sd_configs": [{"url": f"http://127.0.0.1:{exporter}/sd", "refresh_interval": "1s"}],
-    }
+    """Return README's configuration for /probe, in a hurry; with `half`, scaling.md's for one of two."""
+    job = printed("README.md" if half is None else "docs/scaling.md")
+    job["http_sd_configs"] = [{"url": f"http://127.0.0.1:{exporter}/sd", "refresh_interval": "1s"}]
+    job["scrape_interval"] = "1s"
     if half is not None:
-        keep = {"source_labels": ["__tmp_half"], "regex": str(half), "action": "keep"}
-        job["relabel_configs"] = [*SPLIT, keep]
+        share, keep = job["relabel_configs"]
+        job["relabel_configs"] = [share | {"modulus": 2}, keep | {"regex": str(half)}]
     return {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [job]}
 
 

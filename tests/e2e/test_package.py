@@ -45,7 +45,7 @@ def run(*command: str | Path, directory: Path) -> str:
 
 
 def test_the_version_stands_in_one_place() -> None:
-    """It is the module's; the package and the changelog have it from there."""
+    """It is the module's, and the package has it from there."""
     assert exporter.__version__ == importlib.metadata.version("cryptoloot-exporter")
     assert 1 == (REPOSITORY / "exporter" / "__init__.py").read_text().count("__version__ = ")
     assert "version =" not in (REPOSITORY / "pyproject.toml").read_text().partition("[tool.hatch")[0]

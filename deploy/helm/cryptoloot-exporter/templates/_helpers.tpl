@@ -131,10 +131,10 @@ spec:
   # It stops within two seconds, whatever is in flight.
   terminationGracePeriodSeconds: 10
   {{- with .Values.serviceAccountName }}
-  serviceAccountName: {{ . }}
+  serviceAccountName: {{ . | quote }}
   {{- end }}
   {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
   {{- with get $.Values $key }}
@@ -237,7 +237,7 @@ spec:
         sources:
           {{- range $name, $keys := $secrets }}
           - secret:
-              name: {{ $name }}
+              name: {{ $name | quote }}
               items:
                 {{- range $keys }}
                 - key: {{ quote . }}
@@ -251,10 +251,10 @@ spec:
         defaultMode: 0440
         sources:
           - secret:
-              name: {{ $web.secretName }}
+              name: {{ $web.secretName | quote }}
           {{- with $web.certificatesSecretName }}
           - secret:
-              name: {{ . }}
+              name: {{ . | quote }}
           {{- end }}
     {{- end }}
     # The health socket's place, where nothing else can be written.
