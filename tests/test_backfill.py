@@ -123,6 +123,7 @@ def test_every_sample_is_what_the_exporter_shows_at_its_time(
     assert dict(expected) == found
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @given(histories())
 def test_promtool_takes_any_history(rows: list[HistoryRow]) -> None:

@@ -147,6 +147,7 @@ def check_scrapes(scraper: Scraper, target: int, seconds: float) -> None:
     assert [] == scraper.alarms()
 
 
+@pytest.mark.slow
 def test_prometheus_takes_everything(scraper: Scraper, demo: int) -> None:
     """Prometheus has every value family of both sites, and its log at its most talkative no complaint."""
     check_scrapes(scraper, demo, 6)
