@@ -46,7 +46,7 @@ class Reading(Generic[T]):
 
 
 class Outage(NamedTuple):
-    """Polls in a row that failed for one reason: the last in detail, the first's and its Unix time."""
+    """Polls in a row that failed for one reason: the last one's detail, Unix times of first and last."""
 
     reason: str
     detail: str
