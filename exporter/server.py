@@ -27,6 +27,10 @@ _ELSEWHERE = frozenset((b"content-length", b"transfer-encoding", b"expect", b"up
 GRACE = 1  # seconds a slow reader gets when the process stops
 
 
+class GivenUpError(Exception):
+    """Ends the parsing of a connection that is given up: a piece can hold 900 requests more."""
+
+
 class AddressError(Exception):
     """An address that cannot be listened on; the text says which and why."""
 
@@ -241,19 +245,19 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End a head in time; one that came in a single large piece is measured here."""
         self._in_head = False
-        if self.transport.is_closing():  # what is left of a piece whose beginning was refused
-            return
+        if self.transport.is_closing():  # the answer before this one found its client gone
+            raise GivenUpError
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
         if len(self.pipeline) >= self.limits.pipelined:
             self.transport.abort()
-            return
+            raise GivenUpError
         if self._received > self.limits.head_bytes:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > self.limits.head_bytes:
                 self._refuse(431, b"the request's head is too large")
-                return
+                raise GivenUpError
         self._received = 0
         self.crowd.asked(self)
         if not self._answered_at_once():
@@ -281,15 +285,10 @@ class Protocol(HttpToolsProtocol):
         self.on_response_complete()
         return True
 
-    def on_body(self, body: bytes) -> None:
-        """Take a piece of a body."""
-        if not self.transport.is_closing():
-            super().on_body(body)
-
     def on_message_complete(self) -> None:
         """End a request."""
         self._received = 0
-        if self.cycle is not None and not self.transport.is_closing():
+        if self.cycle is not None:
             super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -334,9 +333,10 @@ class Protocol(HttpToolsProtocol):
             self._look_later()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP."""
-        super().send_400_response(msg)
-        self._hurry()  # closing waits until the answer is taken
+        """Refuse what is no HTTP; where the parser ended for we gave up, all is said."""
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
+            self._hurry()  # closing waits until the answer is taken
 
     def _refuse(self, status: int, reason: bytes) -> None:
         head = b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode())

@@ -107,20 +107,22 @@ def exported(site: Source, at: float) -> dict[str, float]:
 # ---------------------------------------------------------------------------------------------------- samples
 
 
-@settings(deadline=None, max_examples=40)
-@given(histories(), st.sampled_from([3 * HOUR, 4 * HOUR, 30 * HOUR]))
-def test_every_sample_is_what_the_exporter_shows_at_its_time(
-    rows: list[HistoryRow], max_row_age: int
-) -> None:
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.slow)])
+def test_every_sample_is_what_the_exporter_shows_at_its_time(examples: int) -> None:
     """For every time of the grid, and no other, up to now: of any history the same as the page's."""
-    site = source(rows, max_row_age=max_row_age)
-    found = samples(written(site))
-    expected = defaultdict[str, dict[int, float]](dict)
-    for at in range(int(OLDEST // EVERY * EVERY), int(WALL), EVERY):
-        for name, value in exported(site, at).items():
-            expected[name][at] = value
 
-    assert dict(expected) == found
+    @settings(deadline=None, max_examples=examples)
+    @given(histories(), st.sampled_from([3 * HOUR, 4 * HOUR, 30 * HOUR]))
+    def check(rows: list[HistoryRow], max_row_age: int) -> None:
+        site = source(rows, max_row_age=max_row_age)
+        expected = defaultdict[str, dict[int, float]](dict)
+        for at in range(int(OLDEST // EVERY * EVERY), int(WALL), EVERY):
+            for name, value in exported(site, at).items():
+                expected[name][at] = value
+
+        assert dict(expected) == samples(written(site))
+
+    check()
 
 
 @pytest.mark.slow

@@ -216,6 +216,34 @@ def test_pipelining_has_an_end() -> None:
     assert answer.count(b"HTTP/1.1 200") < 1000
 
 
+@pytest.mark.parametrize(
+    ("parsed", "requests"),
+    [
+        (1 + Limits().pipelined + 1, (GET + b"\r\n") * 10_000),
+        (1, GET + b"X: " + b"x" * 16_370 + b"\r\n\r\n" + (GET + b"\r\n") * 100),
+    ],
+    ids=["too many", "too large"],
+)
+def test_nothing_more_is_parsed_of_whoever_is_cut_off(parsed: int, requests: bytes) -> None:
+    """Parsing ends with the request that was too many or too large: the next 900 would cost other clients."""
+    urls: list[bytes] = []
+
+    async def scene(address: tuple[str, int], server: Server) -> None:
+        connection: Any = server.config.http_protocol_class
+
+        class Counted(connection):  # type: ignore[misc]
+            def on_url(self, url: bytes) -> None:
+                urls.append(url)
+                super().on_url(url)
+
+        server.config.http_protocol_class = Counted
+        await said(address, requests)
+
+    playing(Limits(), scene)
+
+    assert parsed == len(urls)
+
+
 def test_a_body_has_a_size() -> None:
     """A body over 64 KiB ends the connection, though it was answered already."""
 
