@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import math
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from exporter.findings import Findings, Problem
 from exporter.leaves import LONGEST, format_duration, format_size
 from exporter.model import Endpoint
 from exporter.schema import defaults
-from exporter.secret import MASK, Secret, SecretSource, clean, read_secret
+from exporter.secret import MASK, Secret, SecretSource, clean, exposed, read_secret
 from exporter.yamlfile import load_yaml
 
 if TYPE_CHECKING:
@@ -359,9 +360,10 @@ def _source(key: str, value: str, path: str, around: _Around) -> SecretSource:
             raise ValueError("is not set: set it where the exporter is started")
         return SecretSource(clean(around.environ[value]), env=value)
     if key.endswith("_file"):
-        secret, mode = read_secret(around.base / value)
-        if mode & 0o077:
-            warning = f"others than the owner can reach the file (mode {mode:04o}): chmod 600 would stop them"
+        secret, status = read_secret(around.base / value)
+        if exposed(status):
+            mode = f"{stat.S_IMODE(status.st_mode):04o}"
+            warning = f"others than the owner can reach the file (mode {mode}): chmod 600 would stop them"
             around.found.warn(path, warning)
         return SecretSource(secret, file=around.base / value)
     warning = "a secret in the config file is copied along with it: use secret_env or secret_file"

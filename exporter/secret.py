@@ -122,14 +122,23 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def read_secret(file: Path) -> tuple[Secret, int]:
-    """Return a file's secret and the permission bits of its mode. Raises ValueError."""
+def exposed(status: os.stat_result) -> bool:
+    """Whether others than have to can reach a file.
+
+    One of root's may be read by its group, which is the exporter's then: so Kubernetes mounts Secrets, and so
+    PostgreSQL takes its keys.
+    """
+    return bool(status.st_mode & (0o077 if status.st_uid else 0o037))
+
+
+def read_secret(file: Path) -> tuple[Secret, os.stat_result]:
+    """Return a file's secret and whose it is. Raises ValueError."""
     try:
         # A pipe in the secret's place must not block the event loop for ever.
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            mode = os.fstat(handle).st_mode
-            data = os.read(handle, LONGEST + 1) if stat.S_ISREG(mode) else None
+            status = os.fstat(handle)
+            data = os.read(handle, LONGEST + 1) if stat.S_ISREG(status.st_mode) else None
         finally:
             os.close(handle)
     except OSError as error:
@@ -138,7 +147,7 @@ def read_secret(file: Path) -> tuple[Secret, int]:
         problem = "cannot be read: its path holds characters no path can have"
     else:
         if data is not None:
-            return clean(data.decode("utf-8-sig", "surrogateescape")), stat.S_IMODE(mode)
+            return clean(data.decode("utf-8-sig", "surrogateescape")), status
         problem = "is not a regular file"
     raise ValueError(problem)  # out here: the exceptions above hold the path
 

@@ -34,7 +34,7 @@ from exporter import leaves, schema
 from exporter.config import ConfigError
 from exporter.findings import Findings, Problem
 from exporter.schema import Section, defaults
-from exporter.secret import CONTROL, SURROGATE, Secret
+from exporter.secret import CONTROL, SURROGATE, Secret, exposed
 from exporter.yamlfile import load_yaml
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ class _Files:
         except ValueError:
             problem = "cannot be read: its path holds characters no path can have"
         else:
-            if stat.S_IMODE(status.st_mode) & 0o077:
+            if exposed(status):
                 self.exposed.add(file)
             if data is not None and len(data) <= LARGEST:
                 return data

@@ -398,7 +398,7 @@ def test_a_short_row_age_is_warned_about_where_it_is_given() -> None:
     assert ["poll.history.max_row_age"] == [text.split(":")[0] for text in base.warnings]
 
 
-@pytest.mark.parametrize(("mode", "count"), [(0o600, 0), (0o400, 0), (0o640, 1), (0o604, 1)])
+@pytest.mark.parametrize(("mode", "count"), [(0o600, 0), (0o400, 0), (0o660, 1), (0o604, 1)])
 def test_secret_files_open_to_others_are_warned_about(tmp_path: Path, mode: int, count: int) -> None:
     """A secret file that group or others can reach is warned about, by path and mode."""
     path = secret_file(tmp_path / "secret")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.secret import Secret, SecretReader, SecretSource, read_secret
+from exporter.secret import Secret, SecretReader, SecretSource, exposed, read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,11 +141,28 @@ def test_secrets_of_other_sources_are_constant() -> None:
 
 
 def test_reading_a_file_tells_who_can_reach_it(tmp_path: Path) -> None:
-    """Beside the secret come the permission bits of the file it was read from."""
+    """Beside the secret comes the status of the file it was read from."""
     path = secret_file(tmp_path / "secret", f"{CANARY}\n")
     path.chmod(0o640)
 
-    assert (Secret(CANARY), 0o640) == read_secret(path)
+    assert (Secret(CANARY), path.stat()) == read_secret(path)
+
+
+@pytest.mark.parametrize(
+    ("expected", "mode", "owner"),
+    [
+        (False, 0o600, 1000),
+        (True, 0o640, 1000),
+        (True, 0o604, 1000),
+        (False, 0o440, 0),
+        (False, 0o640, 0),
+        (True, 0o660, 0),
+        (True, 0o444, 0),
+    ],
+)
+def test_a_file_of_root_may_be_its_groups(expected: bool, mode: int, owner: int) -> None:
+    """Others than the owner make a file exposed; a group that may read what is root's does not."""
+    assert expected == exposed(os.stat_result((mode, 0, 0, 1, owner, 1000, 0, 0, 0, 0)))
 
 
 def test_a_fault_names_no_path(tmp_path: Path) -> None:

@@ -414,7 +414,7 @@ def test_nothing_shows_a_key_or_a_hash(pki: Path) -> None:
     assert not [line for line in (pki / "exporter.crt").read_text().splitlines() if line in shown]
 
 
-@pytest.mark.parametrize(("mode", "noted"), [(0o640, True), (0o600, False)])
+@pytest.mark.parametrize(("mode", "noted"), [(0o604, True), (0o600, False)])
 @pytest.mark.parametrize("inline", [True, False])
 def test_a_key_others_can_read_is_noted(pki: Path, mode: int, noted: bool, inline: bool) -> None:
     """A private key in a file that others than its owner can reach is accepted with a note."""
