@@ -333,7 +333,7 @@ class Protocol(HttpToolsProtocol):
             self._look_later()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP; where the parser ended for we gave up, all is said."""
+        """Refuse what is no HTTP; a connection that was given up has its answer already, or none."""
         if not self.transport.is_closing():
             super().send_400_response(msg)
             self._hurry()  # closing waits until the answer is taken
