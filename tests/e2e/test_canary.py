@@ -367,7 +367,7 @@ def test_an_api_out_of_reach_tells_nothing(tmp_path: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("scheme", ["http", pytest.param("https", marks=pytest.mark.slow)])
 def test_the_password_of_a_proxy_is_not_told(tmp_path: Path, proxy: str, scheme: str) -> None:
     """Whatever is wrong with the proxy of the environment, neither its password nor the secret is shown."""
     programs: list[Program] = []
