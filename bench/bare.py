@@ -18,7 +18,8 @@ import uvloop
 
 from bench import peers
 from bench.load import HOST
-from exporter.model import Endpoint, decode_history, decode_payout, decode_top_users
+from exporter.api.answers import decode_history, decode_payout, decode_top_users
+from exporter.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,12 +17,15 @@ import msgspec
 
 from bench import answers
 from bench.report import Ratio, Row, Spread, Target
-from exporter import config, metrics, model, snapshot
-from exporter.exposition import Format
-from exporter.metrics import ExporterMetrics
-from exporter.model import Endpoint
-from exporter.pages import Pages
-from exporter.snapshot import Now, Snapshot, Store
+from exporter import config
+from exporter.api import answers as model
+from exporter.clock import Now
+from exporter.collectors import metrics, snapshot
+from exporter.collectors.metrics import ExporterMetrics
+from exporter.collectors.snapshot import Snapshot, Store
+from exporter.endpoint import Endpoint
+from exporter.pages.pages import Pages
+from exporter.pages.text import Format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,15 +13,18 @@ import uvloop
 
 from bench import answers, peers
 from bench.load import HOST
-from exporter import config, metrics, model, snapshot
-from exporter.guard import Guard
-from exporter.metrics import ExporterMetrics
-from exporter.model import Endpoint
-from exporter.pages import Pages
-from exporter.server import Server, listen
-from exporter.snapshot import Now, Snapshot, Store
-from exporter.status import Facts
-from exporter.web import Hooks, Web
+from exporter import config
+from exporter.api import answers as model
+from exporter.clock import Now
+from exporter.collectors import metrics, snapshot
+from exporter.collectors.metrics import ExporterMetrics
+from exporter.collectors.snapshot import Snapshot, Store
+from exporter.endpoint import Endpoint
+from exporter.pages.pages import Pages
+from exporter.web.access import Guard
+from exporter.web.routes import Hooks, Web
+from exporter.web.server import Server, listen
+from exporter.web.status import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,7 +25,7 @@ from bench.polls import ON_TIME, lateness
 from bench.report import Ratio, Row, Spread, Target
 from bench.watch import FIRST, SCRAPE_SECONDS, watched
 from exporter import config
-from exporter.sharding import Share
+from exporter.config.sharding import Share
 
 if TYPE_CHECKING:
     from bench.peers import Served

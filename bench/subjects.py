@@ -18,8 +18,8 @@ from urllib.parse import quote
 from bench import peers
 from bench.load import HOST, SCRAPE, ask, cpu_seconds, free_port, until_open
 from bench.peers import Missing
-from exporter.server import Server, address_of, listen
 from exporter.simulator import Incident, World, app
+from exporter.web.server import Server, address_of, listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -27,14 +27,14 @@ from bench import answers, peers
 from bench.load import HOST, BadLoad
 from bench.report import Ratio, Row, Spread, Target
 from exporter import config
-from exporter.api import Client
-from exporter.model import Endpoint
-from exporter.walk import walk
+from exporter.api.client import Client
+from exporter.collectors.walk import walk
+from exporter.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from exporter.secret import Secret
+    from exporter.config.secret import Secret
 
 USERS, PAGE_SIZE = 1_000_000, 8192
 PAGES = math.ceil(USERS / PAGE_SIZE)

@@ -15,16 +15,17 @@ import msgspec
 import yaml
 from msgspec import UNSET
 
-from exporter import api, flags
-from exporter.metrics import CATALOGUE
-from exporter.model import Endpoint, Reason
-from exporter.schema import Section, unwrap
-from exporter.sections import ConfigFile
+from exporter import flags
+from exporter.api import client as api
+from exporter.collectors.metrics import CATALOGUE
+from exporter.config.schema import Section, unwrap
+from exporter.config.sections import ConfigFile
+from exporter.endpoint import Endpoint, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from exporter.metrics import Metric
+    from exporter.collectors.metrics import Metric
 
 REPOSITORY = Path(__file__).parent.parent
 RULES = REPOSITORY / "alerts" / "cryptoloot.rules.yml"
@@ -94,7 +95,7 @@ def _short(text: str) -> str:
 _METRICS = f"""\
 # Metrics
 
-Written by `python -m docs` from the catalogue in [exporter/metrics.py](../exporter/metrics.py).
+Written by `python -m docs` from the catalogue in [exporter/collectors/metrics.py](../exporter/collectors/metrics.py).
 
 Values are the API's, in its units. {POLLED}; samples carry no timestamps. Amounts are in coins, and
 `cryptoloot_site_info` says which. On `/probe` are the families with a `site` label, on `/metrics` all of them (with
@@ -160,7 +161,7 @@ def _type(base: Any, meta: msgspec.Meta) -> str:
 _CONFIGURATION = """\
 # Configuration
 
-Written by `python -m docs` from [exporter/sections.py](../exporter/sections.py). [config.yaml](../config.yaml) is the same as
+Written by `python -m docs` from [exporter/config/sections.py](../exporter/config/sections.py). [config.yaml](../config.yaml) is the same as
 a file to start from. Editors complete from [config.schema.json](../config.schema.json):
 
 ```yaml

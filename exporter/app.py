@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from exporter import __version__, log
-from exporter.api import Client, Unusable
+from exporter.api.client import Client, Unusable
+from exporter.clock import Clock, Now
+from exporter.collectors.metrics import ExporterMetrics, subject
+from exporter.collectors.snapshot import Store
 from exporter.config import ConfigError
-from exporter.exposition import Format
-from exporter.findings import Problem
-from exporter.guard import Guard
-from exporter.health import HealthSocket
-from exporter.metrics import ExporterMetrics, subject
-from exporter.model import Endpoint
-from exporter.pages import Pages
-from exporter.poller import Clock, Poller
-from exporter.server import Server, address_of, listen
-from exporter.sharding import WHOLE, Share
-from exporter.snapshot import Now, Store
-from exporter.status import Facts
-from exporter.web import Hooks, Web
+from exporter.config.problems import Problem
+from exporter.config.sharding import WHOLE, Share
+from exporter.endpoint import Endpoint
+from exporter.pages.pages import Pages
+from exporter.pages.text import Format
+from exporter.polling.poller import Poller
+from exporter.web.access import Guard
+from exporter.web.health import HealthSocket
+from exporter.web.routes import Hooks, Web
+from exporter.web.server import Server, address_of, listen
+from exporter.web.status import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
     import httpx
     from prometheus_client import Gauge
 
+    from exporter.collectors.metrics import Subject
+    from exporter.collectors.snapshot import Snapshot
     from exporter.config import Config
-    from exporter.guard import Staged
-    from exporter.metrics import Subject
-    from exporter.snapshot import Snapshot
+    from exporter.web.access import Staged
 
 logger = structlog.get_logger()
 

@@ -20,10 +20,10 @@ import uvloop
 
 from exporter import app, backfill, config, log
 from exporter.config import ConfigError
+from exporter.config.sharding import WHOLE, Share
 from exporter.flags import DEFAULT_CONFIG, parser
-from exporter.health import ask_health
-from exporter.server import AddressError, Server, address_of, listen, raise_open_files
-from exporter.sharding import WHOLE, Share
+from exporter.web.health import ask_health
+from exporter.web.server import AddressError, Server, address_of, listen, raise_open_files
 
 if TYPE_CHECKING:
     import argparse

@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from exporter import history, metrics, snapshot
-from exporter.metrics import CATALOGUE
-from exporter.model import Endpoint, HistoryRow
-from exporter.snapshot import Now, Snapshot
+from exporter.api.answers import HistoryRow
+from exporter.clock import Now
+from exporter.collectors import history, metrics, snapshot
+from exporter.collectors.metrics import CATALOGUE
+from exporter.collectors.snapshot import Snapshot
+from exporter.endpoint import Endpoint
 from tests.conftest import REPOSITORY, parsed, required
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from exporter.metrics import Family, Metric
-    from exporter.model import User
+    from exporter.api.answers import User
+    from exporter.collectors.metrics import Family, Metric
 
 ALERTS = REPOSITORY / "alerts"
 RULES = ALERTS / "cryptoloot.rules.yml"

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter import config
-from exporter.poller import Clock
-from exporter.snapshot import Now
+from exporter.clock import Clock, Now
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter.history import Meaning
-from exporter.metrics import CATALOGUE
-from exporter.model import Endpoint, Reason
+from exporter.collectors.history import Meaning
+from exporter.collectors.metrics import CATALOGUE
+from exporter.endpoint import Endpoint, Reason
 from tests.alerting import ALERTS, GROUPS, RULES, catalogued, recorded, rules, scraped, uncommented
 from tests.conftest import REPOSITORY, required
 

@@ -22,11 +22,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from exporter import __version__, api
-from exporter.api import Client, PollError
+from exporter import __version__
+from exporter.api import client as api
+from exporter.api.answers import HistoryRow, Payout, User
+from exporter.api.client import Client, PollError
 from exporter.app import USER_AGENT
-from exporter.model import Endpoint, HistoryRow, Payout, Reason, User
-from exporter.secret import Secret
+from exporter.config.secret import Secret
+from exporter.endpoint import Endpoint, Reason
 from tests.conftest import parsed, required, settle
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 from exporter import simulator
 from exporter.app import App, Options, once
 from exporter.config import ConfigError
-from exporter.exposition import Format
-from exporter.findings import Problem
+from exporter.config.problems import Problem
+from exporter.pages.text import Format
 from exporter.simulator import Incident, World
 from tests.conftest import VirtualTime, parsed, settle
 

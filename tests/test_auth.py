@@ -18,8 +18,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.auth import WAITING, Authenticator, Verdict
-from exporter.secret import Secret
+from exporter.config.secret import Secret
+from exporter.web.auth import WAITING, Authenticator, Verdict
 from tests.conftest import REPOSITORY, settle
 
 if TYPE_CHECKING:

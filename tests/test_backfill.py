@@ -20,12 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as families
 
-from exporter import backfill, history, metrics, snapshot
+from exporter import backfill
+from exporter.api.answers import HistoryRow
 from exporter.backfill import EVERY, LOOKBACK, METRICS, Prometheus, Source, Unanswered
 from exporter.cli import main
-from exporter.history import DAY, HOUR, Meaning
-from exporter.model import HistoryRow
-from exporter.snapshot import Now, Snapshot
+from exporter.clock import Now
+from exporter.collectors import history, metrics, snapshot
+from exporter.collectors.history import DAY, HOUR, Meaning
+from exporter.collectors.snapshot import Snapshot
 from tests.conftest import WALL, parsed, required
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import structlog
 
 from exporter import __version__, simulator
 from exporter.cli import main
-from exporter.server import Server, address_of, listen
 from exporter.simulator import World
+from exporter.web.server import Server, address_of, listen
 from tests.conftest import REPOSITORY
 
 if TYPE_CHECKING:

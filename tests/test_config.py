@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from exporter import config
 from exporter.config import ConfigError
-from exporter.findings import Problem
-from exporter.model import Endpoint
-from exporter.secret import Secret, SecretReader, SecretSource
+from exporter.config.problems import Problem
+from exporter.config.secret import Secret, SecretReader, SecretSource
+from exporter.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from docs import generated
-from exporter import cli, config, flags, schema, webconfig
-from exporter.config import ConfigError
-from exporter.findings import Findings
-from exporter.metrics import CATALOGUE
-from exporter.model import Reason
+from exporter import cli, config, flags
+from exporter.collectors.metrics import CATALOGUE
+from exporter.config import ConfigError, schema
+from exporter.config.problems import Findings
+from exporter.endpoint import Reason
+from exporter.web import config_file as webconfig
 from tests.alerting import rules
 from tests.conftest import REPOSITORY, required
 from tests.test_web import web_of

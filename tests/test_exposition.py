@@ -9,9 +9,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter import metrics
-from exporter.exposition import Format, accepts_gzip, lines, negotiate, render
-from exporter.metrics import Family
+from exporter.collectors import metrics
+from exporter.collectors.metrics import Family
+from exporter.pages.text import Format, accepts_gzip, lines, negotiate, render
 
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import graph
+from exporter.web import graph
 
 HOUR = 3600
 MONDAY = 1_700_438_400.0  # 2023-11-20 00:00 UTC

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from exporter.app import App, Options, check_web_config
-from exporter.auth import Verdict
 from exporter.config import ConfigError
-from exporter.guard import Guard
+from exporter.web.access import Guard
+from exporter.web.auth import Verdict
 from tests.conftest import VirtualTime, parsed, settle
 from tests.test_webconfig import pki
 

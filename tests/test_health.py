@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.health import HealthSocket, ask_health
-from exporter.server import AddressError
+from exporter.web.health import HealthSocket, ask_health
+from exporter.web.server import AddressError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.history import (
+from exporter.api.answers import HistoryRow
+from exporter.collectors.history import (
     DAY,
     HOUR,
     Meaning,
@@ -24,7 +25,6 @@ from exporter.history import (
     tidy,
     week_hashes,
 )
-from exporter.model import HistoryRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter import log
-from exporter.secret import Secret
+from exporter.config.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

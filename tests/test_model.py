@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.model import (
+from exporter.api.answers import (
     AnswerError,
-    Endpoint,
     HistoryRow,
     NotJson,
     Payout,
-    Reason,
     Refused,
     User,
     UserBalance,
@@ -26,6 +24,7 @@ from exporter.model import (
     decode_user_page,
     error_code,
 )
+from exporter.endpoint import Endpoint, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

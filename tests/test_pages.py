@@ -11,13 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter import metrics, pages
-from exporter.exposition import Format, render
-from exporter.metrics import GROUPS, ExporterMetrics, Family, Subject
-from exporter.model import Endpoint, HistoryRow, Payout, User
-from exporter.pages import Compressor, Pages
-from exporter.snapshot import (
-    Now,
+from exporter.api.answers import HistoryRow, Payout, User
+from exporter.clock import Now
+from exporter.collectors import metrics
+from exporter.collectors.metrics import GROUPS, ExporterMetrics, Family, Subject
+from exporter.collectors.snapshot import (
     Snapshot,
     Store,
     failed,
@@ -26,6 +24,10 @@ from exporter.snapshot import (
     with_payout,
     with_top_users,
 )
+from exporter.endpoint import Endpoint
+from exporter.pages import pages
+from exporter.pages.pages import Compressor, Pages
+from exporter.pages.text import Format, render
 from tests.conftest import WALL, parsed
 
 if TYPE_CHECKING:

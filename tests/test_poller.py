@@ -10,11 +10,11 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from exporter.api import Client
-from exporter.metrics import ExporterMetrics
-from exporter.model import Endpoint
-from exporter.poller import Poller, Slots
-from exporter.snapshot import Store
+from exporter.api.client import Client
+from exporter.collectors.metrics import ExporterMetrics
+from exporter.collectors.snapshot import Store
+from exporter.endpoint import Endpoint
+from exporter.polling.poller import Poller, Slots
 from tests.conftest import WALL, VirtualTime, parsed, settle
 
 if TYPE_CHECKING:

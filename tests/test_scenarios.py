@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.model import User
+from exporter.api.answers import User
 from tests.alerting import STEP, Recording, Site, episodes, firing, together
 from tests.conftest import required
 

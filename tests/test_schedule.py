@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.model import Endpoint, Reason
-from exporter.schedule import Schedule, first_due, phase, retry_after_seconds
+from exporter.endpoint import Endpoint, Reason
+from exporter.polling.schedule import Schedule, first_due, phase, retry_after_seconds
 from tests.conftest import WALL
 
 seconds = st.floats(0.5, 7200)

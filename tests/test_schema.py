@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from exporter import leaves, schema, sections, yamlfile
-from exporter.findings import Findings, Problem
+from exporter.config import schema, sections, yamlfile
+from exporter.config import values as leaves
+from exporter.config.problems import Findings, Problem
 
 EXAMPLE = Path(__file__).parent.parent / "config.yaml"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.secret import Secret, SecretReader, SecretSource, exposed, read_secret
+from exporter.config.secret import Secret, SecretReader, SecretSource, exposed, read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from exporter.server import (
+from exporter.web.server import (
     AddressError,
     Limits,
     Server,

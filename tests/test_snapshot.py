@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.accounts import ABSENT_ACCOUNTS, Account, guarded
-from exporter.model import Endpoint, Entries, HistoryRow, Payout, User
-from exporter.snapshot import (
+from exporter.api.answers import Entries, HistoryRow, Payout, User
+from exporter.clock import Now
+from exporter.collectors.snapshot import (
     LABEL_BYTES,
-    Now,
     Outage,
     Polling,
     Reading,
@@ -31,6 +30,8 @@ from exporter.snapshot import (
     with_top_users,
     with_watched,
 )
+from exporter.collectors.user_totals import ABSENT_ACCOUNTS, Account, guarded
+from exporter.endpoint import Endpoint
 
 TOP, BALANCES, PAYOUT, HISTORY = Endpoint.TOP_USERS, Endpoint.BALANCES, Endpoint.PAYOUT, Endpoint.HISTORY
 NOW = Now(1_700_000_000.0, 1000.0)

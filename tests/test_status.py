@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import metrics, snapshot, status
-from exporter.history import Meaning
-from exporter.model import Endpoint, HistoryRow, Payout, User
-from exporter.pages import Shown
-from exporter.snapshot import Now, Snapshot
-from exporter.status import Facts, Wanted
+from exporter.api.answers import HistoryRow, Payout, User
+from exporter.clock import Now
+from exporter.collectors import metrics, snapshot
+from exporter.collectors.history import Meaning
+from exporter.collectors.snapshot import Snapshot
+from exporter.endpoint import Endpoint
+from exporter.pages.pages import Shown
+from exporter.web import status
+from exporter.web.status import Facts, Wanted
 from tests.conftest import WALL, parsed
 
 NOW = Now(WALL, 1000.0)

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.api import InvalidPage, InvalidResponse, TooLarge
-from exporter.model import Entries, User
-from exporter.snapshot import AllUsers
-from exporter.walk import RESTARTS, walk
+from exporter.api.answers import Entries, User
+from exporter.api.client import InvalidPage, InvalidResponse, TooLarge
+from exporter.collectors.snapshot import AllUsers
+from exporter.collectors.walk import RESTARTS, walk
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from exporter.model import Users
+    from exporter.api.answers import Users
 
 PAGES = 10
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.api import InvalidSecret, MissingInput, Timeout, UnknownUser, UserRefused
-from exporter.model import User, UserBalance
-from exporter.watch import Round, watch
+from exporter.api.answers import User, UserBalance
+from exporter.api.client import InvalidSecret, MissingInput, Timeout, UnknownUser, UserRefused
+from exporter.collectors.watch import Round, watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,16 +15,18 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter import metrics, snapshot
-from exporter.exposition import Format
-from exporter.guard import OPEN, Guard, Staged
-from exporter.metrics import ExporterMetrics
-from exporter.model import Endpoint, Payout, User
-from exporter.pages import Edition, Page, Pages
-from exporter.secret import Secret
-from exporter.snapshot import Now, Snapshot, Store
-from exporter.status import Facts
-from exporter.web import Hooks, Making, Web
+from exporter.api.answers import Payout, User
+from exporter.clock import Now
+from exporter.collectors import metrics, snapshot
+from exporter.collectors.metrics import ExporterMetrics
+from exporter.collectors.snapshot import Snapshot, Store
+from exporter.config.secret import Secret
+from exporter.endpoint import Endpoint
+from exporter.pages.pages import Edition, Page, Pages
+from exporter.pages.text import Format
+from exporter.web.access import OPEN, Guard, Staged
+from exporter.web.routes import Hooks, Making, Web
+from exporter.web.status import Facts
 from tests.conftest import WALL, parsed, settle
 from tests.test_poller import Rig, reply
 

@@ -21,10 +21,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import webconfig
 from exporter.config import ConfigError
-from exporter.secret import Secret
-from exporter.webconfig import BadWebConfig, Tls, WebConfig
+from exporter.config.secret import Secret
+from exporter.web import config_file as webconfig
+from exporter.web.config_file import BadWebConfig, Tls, WebConfig
 from tests.conftest import required
 
 DATA = Path(__file__).parent / "data" / "web"

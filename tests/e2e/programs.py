@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import exporter
 from exporter import simulator
-from exporter.metrics import SITE_METRICS
-from exporter.server import Server, address_of, listen
+from exporter.collectors.metrics import SITE_METRICS
 from exporter.simulator import World
+from exporter.web.server import Server, address_of, listen
 from tests.conftest import required
 
 if TYPE_CHECKING:

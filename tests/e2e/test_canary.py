@@ -23,8 +23,8 @@ import structlog
 
 from exporter import cli, log
 from exporter.app import App, Options
-from exporter.exposition import Format
-from exporter.model import USER_REASONS, Reason
+from exporter.endpoint import USER_REASONS, Reason
+from exporter.pages.text import Format
 from tests.conftest import VirtualTime, parsed
 from tests.e2e.programs import Answer, Program, ask, exporting, running, samples, started, until
 from tests.test_api import FAULTS, LIMIT, Reply, Server, closed_port, refuse, reply

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.model import USER_REASONS, Endpoint, Reason
+from exporter.endpoint import USER_REASONS, Endpoint, Reason
 from tests.e2e.programs import PACKAGES, answering
 
 if TYPE_CHECKING:

@@ -24,11 +24,12 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from exporter import server, simulator
+from exporter import simulator
 from exporter.app import App, Options
-from exporter.exposition import Format
-from exporter.model import Endpoint, Reason
+from exporter.endpoint import Endpoint, Reason
+from exporter.pages.text import Format
 from exporter.simulator import World
+from exporter.web import server
 from tests.conftest import PatientTime, parsed, required
 from tests.test_api import HTML, Reply, Server, closed_port, drip, message, reply, zipped
 

@@ -80,7 +80,7 @@ def test_both_are_fit_to_be_published(dist: Path) -> None:
     assert {"exporter", f"cryptoloot_exporter-{exporter.__version__}.dist-info"} == {
         name.partition("/")[0] for name in names if ".data/" not in name
     }
-    assert "exporter/status.html" in names
+    assert "exporter/web/status.html" in names
 
 
 @pytest.mark.slow

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from exporter import metrics, snapshot
-from exporter.history import HOUR, SETTLED_AFTER, Meaning
-from exporter.model import Endpoint, HistoryRow
-from exporter.snapshot import Now, Snapshot
+from exporter.api.answers import HistoryRow
+from exporter.clock import Now
+from exporter.collectors import metrics, snapshot
+from exporter.collectors.history import HOUR, SETTLED_AFTER, Meaning
+from exporter.collectors.snapshot import Snapshot
+from exporter.endpoint import Endpoint
 from tests.alerting import STEP, WEEK_ROWS, Recording, cut, episodes, firing
 from tests.conftest import parsed
 

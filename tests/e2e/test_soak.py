@@ -17,9 +17,10 @@ import httpx
 import pytest
 import structlog
 
-from exporter import log, server, simulator
+from exporter import log, simulator
 from exporter.app import App, Options
 from exporter.simulator import DAY, HOUR, Incident, World, demo_world
+from exporter.web import server
 from tests.conftest import PatientTime, parsed
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.model import Endpoint
+from exporter.endpoint import Endpoint
 from exporter.simulator import Incident, World
 from tests.e2e.programs import Program, running, samples, serving, until, write_config
 

@@ -1,0 +1,1 @@
+"""The Crypto-Loot HTTP API: calls, errors, answers."""

@@ -1,0 +1,161 @@
+"""config.yaml as types: its sections, every key with its default and what it means.
+
+What reads them is `schema`; docs/configuration.md and config.schema.json are written from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from exporter.config.schema import Section
+from exporter.config.values import Duration, Label, Names, Size, Text, Url, Variable
+
+
+def _about(text: str) -> Meta:
+    """Say what a key means, for docs/configuration.md and editors."""
+    return Meta(description=text)
+
+
+class ApiSection(Section):
+    """The server and how it is called."""
+
+    url: Annotated[Url, _about("any server that speaks the same API; a path prefix is allowed")] = (
+        "https://api.crypto-loot.com"
+    )
+    timeout: Annotated[Duration, _about("of one whole call")] = "10s"
+    max_concurrency: (
+        Annotated[
+            int,
+            Meta(ge=1, le=64),
+            _about("requests in flight; 8 unless given, or one per 20 sites if that is more, up to 64"),
+        ]
+        | UnsetType
+    ) = UNSET
+    max_response_bytes: Annotated[Size, _about("of one answer, after decompression; 1KiB to 1GiB")] = "16MiB"
+    allow_insecure: Annotated[
+        bool, _about("allow http:// to other hosts than this one: secrets go in the clear")
+    ] = False
+    proxy: Annotated[
+        Literal["none", "environment"], _about("environment: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say")
+    ] = "none"
+
+
+_Interval = Annotated[Duration, _about("from one poll to the next")]
+
+
+class PollSection(Section):
+    """How one endpoint is polled."""
+
+    stale_after: (
+        Annotated[
+            Duration,
+            _about("values leave the page so long after the last success; 5 intervals unless given"),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class PayoutSection(PollSection):
+    """/stats/payout."""
+
+    interval: _Interval = "1m"
+
+
+class HistorySection(PollSection):
+    """/stats/history."""
+
+    interval: _Interval = "5m"
+    max_row_age: Annotated[
+        Duration, _about("hourly rows older than this are not shown as now; 3h or more, for 2h15m is natural")
+    ] = "4h"
+
+
+class TopUsersSection(PollSection):
+    """/user/top."""
+
+    interval: _Interval = "1m"
+    count: Annotated[int, Meta(ge=1, le=1024), _about("how many users")] = 128
+    order: Annotated[Literal["total", "balance", "withdrawn"], _about("the top ones by what")] = "total"
+
+
+class AllUsersSection(PollSection):
+    """/user/list, page by page: the sums over all users."""
+
+    enabled: Annotated[bool, _about("whether it is polled at all")] = False
+    interval: _Interval = "15m"
+    page_size: Annotated[int, Meta(ge=32, le=8192), _about("users of one page")] = 4096
+    max_pages: Annotated[int, Meta(ge=1, le=1_000_000), _about("a longer list fails the poll")] = 10_000
+
+
+class BalancesSection(PollSection):
+    """/user/balance of each of `watch_users`."""
+
+    interval: _Interval = "5m"
+
+
+class PollsSection(Section):
+    """How each endpoint is polled."""
+
+    payout: Annotated[PayoutSection, _about("/stats/payout")] | UnsetType = UNSET
+    history: Annotated[HistorySection, _about("/stats/history")] | UnsetType = UNSET
+    top_users: Annotated[TopUsersSection, _about("/user/top")] | UnsetType = UNSET
+    all_users: Annotated[AllUsersSection, _about("/user/list")] | UnsetType = UNSET
+    balances: Annotated[BalancesSection, _about("/user/balance")] | UnsetType = UNSET
+
+
+class SiteSection(Section):
+    """One site, its secret (exactly one of three keys), and its overrides of the section `poll`."""
+
+    name: Annotated[Label, _about("the `site` label, unique, at most 128 bytes")]
+    secret_env: Annotated[Variable, _about("the environment variable that holds the secret")] | UnsetType = (
+        UNSET
+    )
+    secret_file: (
+        Annotated[
+            Text,
+            _about("the file that holds it, sought from the config's directory; looked at before each call"),
+        ]
+        | UnsetType
+    ) = UNSET
+    secret: Annotated[Text, _about("the secret itself, which `check` warns about")] | UnsetType = UNSET
+    currency: Annotated[Label, _about("what amounts are in: text for dashboards")] = "XMR"
+    watch_users: (
+        Annotated[list[Text], _about("users who have their series whatever their rank")] | UnsetType
+    ) = UNSET
+    poll: Annotated[PollsSection, _about("overrides of the section poll, key by key")] | UnsetType = UNSET
+
+
+class UsersSection(Section):
+    """What is shown of user names."""
+
+    names: Annotated[
+        Names,
+        _about("plain; hmac: 16 hex digits of a keyed hash in place of each name; off: no series per user"),
+    ] = "plain"
+    names_key_env: (
+        Annotated[Variable, _about("with hmac: the environment variable that holds the key")] | UnsetType
+    ) = UNSET
+    names_key_file: Annotated[Text, _about("with hmac: the file that holds the key")] | UnsetType = UNSET
+
+
+class WebSection(Section):
+    """What is served where."""
+
+    sites_on_metrics: Annotated[
+        bool, _about("false: /metrics has the exporter alone, sites are at /probe, listed by /sd")
+    ] = True
+
+
+class ConfigFile(Section):
+    """config.yaml of cryptoloot-exporter."""
+
+    sites: Annotated[
+        list[SiteSection],
+        Meta(min_length=1, description="the sites to poll, at least one, each with a name and a secret"),
+    ]
+    api: Annotated[ApiSection, _about("the server and how it is called")] | UnsetType = UNSET
+    poll: Annotated[PollsSection, _about("how each endpoint is polled")] | UnsetType = UNSET
+    users: Annotated[UsersSection, _about("what is shown of user names")] | UnsetType = UNSET
+    web: Annotated[WebSection, _about("what is served where")] | UnsetType = UNSET

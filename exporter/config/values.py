@@ -1,0 +1,173 @@
+"""The leaves of a configuration: durations, sizes, names, URLs, each read or refused with a ValueError.
+
+The text of such an error never repeats free text, which might be a secret by mistake.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from msgspec import Meta
+
+from exporter.config.problems import kind, shown
+from exporter.config.secret import CONTROL, SURROGATE
+
+_MILLISECONDS = {
+    "y": 31_536_000_000,
+    "w": 604_800_000,
+    "d": 86_400_000,
+    "h": 3_600_000,
+    "m": 60_000,
+    "s": 1_000,
+    "ms": 1,
+}
+_DURATION = re.compile("".join(f"(?:([0-9]{{1,15}}){unit})?" for unit in _MILLISECONDS))
+LONGEST = 100 * 365 * 86_400.0  # seconds: well within what clocks and floats can add up
+
+_BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
+_SIZE = re.compile(f"([0-9]{{1,15}})({'|'.join(_BYTES)})?")
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration as Prometheus writes them: `30s`, `1m30s`, `500ms`; `0s` is 0.
+
+    Raises ValueError, with the text if it is short, for anything else and beyond 100 years.
+    """
+    match = _DURATION.fullmatch(text)
+    if not (text and match):
+        raise ValueError(f"expected a duration such as 30s, 1m30s or 1h, got {shown(text)}")
+    counts = zip(match.groups("0"), _MILLISECONDS.values(), strict=True)
+    seconds = sum(int(count) * unit for count, unit in counts) / 1000
+    if seconds > LONGEST:
+        raise ValueError("expected a duration of at most 100 years")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds as parse_duration reads them, to the millisecond: 90.0 is `1m30s`, 0.0 is `0s`.
+
+    Raises ValueError for negative and non-finite numbers.
+    """
+    if not 0 <= seconds < math.inf:
+        raise ValueError("a duration is a finite number of seconds, 0 or more")
+    left = round(seconds * 1000)
+    parts = []
+    for unit in ("d", "h", "m", "s", "ms"):
+        count, left = divmod(left, _MILLISECONDS[unit])
+        parts += [f"{count}{unit}"] if count else []
+    return "".join(parts) or "0s"
+
+
+def parse_size(value: object) -> int:
+    """Return the bytes of `16MiB` (units B, KiB, MiB, GiB) or of a plain number. Raises ValueError."""
+    if type(value) is int and value >= 0:
+        return value
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"expected a size such as 16MiB, 512KiB or a number of bytes, got {shown(value)}")
+    return int(match[1]) * _BYTES[match[2] or "B"]
+
+
+def format_size(size: int) -> str | int:
+    """Return bytes as parse_size reads them, in the largest unit that divides them."""
+    unit = next(unit for unit in _BYTES if size % _BYTES[unit] == 0)
+    return size if unit == "B" else f"{size // _BYTES[unit]}{unit}"
+
+
+def _duration(value: object) -> float:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a duration with its unit, such as 30s or 1m30s, got {shown(value)}")  # noqa: TRY004 - one kind of fault for _leaf
+    seconds = parse_duration(value)
+    if not seconds:
+        raise ValueError(f"expected a duration above 0, got {shown(value)}")
+    return seconds
+
+
+def _size(value: object) -> int:
+    size = parse_size(value)
+    if not _BYTES["KiB"] <= size <= _BYTES["GiB"]:
+        raise ValueError(f"expected a size from 1KiB to 1GiB, got {shown(value)}")
+    return size
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        quote = "" if isinstance(value, dict | list) else "; put it in quotes"
+        raise ValueError(f"expected text, got {kind(value)}{quote}")  # noqa: TRY004 - one kind of fault for _leaf
+    if not value:
+        raise ValueError("expected text, got an empty one")
+    if SURROGATE.search(value):
+        raise ValueError("holds half a surrogate pair, which is no character")
+    return value
+
+
+def _label(value: object) -> str:
+    text = _text(value)
+    if len(text.encode()) > 128:  # noqa: PLR2004 - the bound of every label, see contract.md
+        raise ValueError("expected at most 128 bytes")
+    if CONTROL.search(text):
+        raise ValueError("holds a control character or a line break")
+    return text
+
+
+def _variable(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", text):
+        raise ValueError("expected the name of an environment variable, not its value: letters, digits and _")
+    return text
+
+
+def _names(value: object) -> str:
+    if value is False:  # YAML 1.1 reads a bare `off` so
+        return "off"
+    if value not in ("plain", "hmac", "off"):
+        raise ValueError(f"expected one of plain, hmac, off, got {shown(value)}")
+    return str(value)
+
+
+def _url(value: object) -> str:
+    """Return a base URL, scheme and host in small letters, without a slash at the end."""
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        name = f"[{ipaddress.IPv6Address(host)}]" if "[" in parts.netloc else host
+    except ValueError:
+        raise ValueError("not a URL: its host or port cannot be read") from None
+    faults = {
+        "a URL has no spaces, control characters or backslashes": (
+            re.search(r"[\s\\]", text) or CONTROL.search(text)
+        ),
+        "expected http:// or https://": parts.scheme not in {"http", "https"},
+        "remove user and password: the API knows neither, and URLs end up in logs": "@" in parts.netloc,
+        "remove what follows ? or #: the exporter makes the query itself": re.search("[?#]", text),
+        "expected a host, such as https://api.crypto-loot.com": not host,
+        "a host has ASCII letters, digits, dots and dashes (xn--…)": (
+            not re.fullmatch(r"[a-z0-9._-]+|\[.*\]", name)
+        ),
+        "port 0 cannot be called": port == 0,
+    }
+    for message, wrong in faults.items():
+        if wrong:
+            raise ValueError(message)
+    return f"{parts.scheme}://{name}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}"
+
+
+# A leaf is bool, a Literal, an int with both bounds, or names the function that reads it. What stands in the
+# JSON schema alone is for editors: problems say it better.
+_UNITS = "".join(f"([0-9]+{unit})?" for unit in _MILLISECONDS)
+Duration = Annotated[
+    str, Meta(extra={"read": _duration}, extra_json_schema={"pattern": f"^{_UNITS}$", "examples": ["1m30s"]})
+]
+Size = Annotated[int | str, Meta(extra={"read": _size}, extra_json_schema={"examples": ["16MiB"]})]
+Text = Annotated[str, Meta(extra={"read": _text}, extra_json_schema={"minLength": 1})]
+Label = Annotated[str, Meta(extra={"read": _label}, extra_json_schema={"minLength": 1})]
+Variable = Annotated[
+    str, Meta(extra={"read": _variable}, extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$"})
+]
+Url = Annotated[str, Meta(extra={"read": _url}, extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"})]
+Names = Annotated[Literal["plain", "hmac", "off"] | bool, Meta(extra={"read": _names})]

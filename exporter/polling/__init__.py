@@ -1,0 +1,1 @@
+"""When each endpoint is polled."""

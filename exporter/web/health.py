@@ -1,0 +1,84 @@
+"""The health socket: a Unix socket that says in one line whether the process is well, whatever auth is on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+from exporter.web.server import AddressError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+TIMEOUT = 1.0  # seconds for connecting, and again for the answer
+HEALTHY = b"ok\n"
+
+
+class HealthSocket:
+    """A Unix socket that answers every connection with `ok` or with what is wrong, and closes it."""
+
+    def __init__(self, path: Path, problems: Callable[[], list[str]]) -> None:
+        self._path = path
+        self._problems = problems
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen, mode 0600; a stale socket is replaced. Raises AddressError."""
+        _clear(self._path)
+        mask = os.umask(0o177)  # the mode from the first moment on, not after a chmod
+        try:
+            self._server = await asyncio.start_unix_server(self._answer, self._path)
+        except OSError as error:
+            why = error.strerror or error
+            raise AddressError(f"cannot listen on the health socket {self._path}: {why}") from None
+        finally:
+            os.umask(mask)
+
+    async def stop(self) -> None:
+        """Close the socket and remove its file."""
+        if self._server:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+
+    async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        problems = self._problems()
+        writer.write("\n".join([*problems[:20], ""]).encode() if problems else HEALTHY)
+        writer.close()
+
+
+def _clear(path: Path) -> None:
+    """Remove a socket that nobody listens on; leave everything else alone."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise AddressError(
+            f"{path} is in the way of the health socket, and is no socket: choose another path"
+        )
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(TIMEOUT)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError:
+            pass  # somebody listens, however slowly
+    raise AddressError(f"another process listens on the health socket {path}: stop it or choose another path")
+
+
+def ask_health(path: Path) -> str | None:
+    """Ask the process behind a health socket; return what is wrong, None when it is well."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(TIMEOUT)
+        try:
+            asking.connect(str(path))
+            answer = asking.recv(65536)
+        except OSError as error:
+            return f"no answer from the health socket {path}: {error.strerror or error}"
+    return None if answer == HEALTHY else answer.decode("utf-8", "replace").strip() or "no answer"
