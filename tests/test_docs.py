@@ -21,7 +21,7 @@ from docs import generated
 from exporter import cli, config, flags
 from exporter.collectors.metrics import CATALOGUE
 from exporter.config import ConfigError, schema
-from exporter.config.problems import Findings
+from exporter.config.problems import Problems
 from exporter.endpoint import Reason
 from exporter.web import config_file as webconfig
 from tests.alerting import rules
@@ -231,9 +231,9 @@ def test_yaml_is_what_it_says(tmp_path: Path, block: Block) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert 0 == done.returncode, done.stderr
     elif "tls_server_config" in document or "basic_auth_users" in document:
-        found = Findings({})
-        schema.read(document, webconfig.WebFile, "", found)
-        assert [] == found.problems
+        problems = Problems({})
+        schema.read(document, webconfig.WebFile, "", problems)
+        assert [] == problems.reported
     elif "services" in document:
         (tmp_path / "compose.yaml").write_text(block.content)
         checks = (CHECKER, "--builtin-schema", "vendor.compose-spec", str(tmp_path / "compose.yaml"))

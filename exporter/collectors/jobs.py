@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from exporter.clock import Now
     from exporter.collectors.snapshot import AllUsers, Snapshot
     from exporter.collectors.watch import Round
-    from exporter.config import AllUsersPoll, Config, Poll, TopUsersPoll
+    from exporter.config import Config, Poll
     from exporter.config.secret import Secret, SecretSource
+    from exporter.config.sections import AllUsersPoll, TopUsersPoll
 
     Ask = Callable[[Callable[[Client, Secret], Awaitable[Any]]], Awaitable[Any]]  # one request of a poll
 

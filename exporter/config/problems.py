@@ -1,17 +1,18 @@
-"""What is wrong with a file of configuration: problems and warnings as they turn up, each with its place.
+"""What is wrong with a configuration: problems and warnings, each with its place.
 
 No text made here repeats a secret or anything that might be one by mistake: text under a key that takes free
-text, values of unknown keys. The path and the line say where.
+text, and values of unknown keys. The path and the line identify the value.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 @dataclass(frozen=True)
@@ -27,56 +28,56 @@ class Problem:
         return f"{place}: {self.message}"
 
 
-class Findings:
-    """Problems and warnings as they turn up, each with the line of its path or of the nearest path above.
+class ConfigError(Exception):
+    """A configuration that cannot be used. `problems` is sorted by line; those without a line come last."""
 
-    `names` says what to call a path that people know by another name; "" is the document.
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(problems, key=lambda problem: problem.line or math.inf))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class Problems:
+    """The problems and warnings of one document, in the order in which they were reported.
+
+    A problem gets the line of its path or of the nearest path above it. `aliases` maps paths to names that
+    users know; the path "" is the document.
     """
 
-    def __init__(self, names: Mapping[str, str]) -> None:
-        self._names = names
+    def __init__(self, aliases: Mapping[str, str]) -> None:
+        self.aliases = aliases
         self.lines: dict[str, int] = {}
-        self.problems: list[Problem] = []
+        self.reported: list[Problem] = []
         self.warnings: list[str] = []
-        self._touched: set[str] = set()
+        self._faulty_paths: set[str] = set()
 
     def add(self, path: str, message: str, line: int | None = None) -> None:
-        """Note a problem, at the line of its path unless told another."""
-        name = self._names.get(path, path)
+        """Report a problem, at the line of its path unless a line is passed."""
+        name = self.aliases.get(path, path)
         while path:
-            self._touched.add(path)
+            self._faulty_paths.add(path)
             line = line or self.lines.get(path)
-            path = parent(path)
-        self.problems.append(Problem(name, message, line))
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        self.reported.append(Problem(name, message, line))
 
     def warn(self, path: str, message: str) -> None:
-        """Note what is allowed but not what it seems, or unwise."""
-        self.warnings.append(f"{self._names.get(path, path)}: {message}")
-
-    def renamed(self, path: str) -> bool:
-        """Whether people know the path by another name."""
-        return path in self._names
+        """Report what is allowed but unwise, or has another effect than it seems."""
+        self.warnings.append(f"{self.aliases.get(path, path)}: {message}")
 
     def has(self, path: str) -> bool:
-        """Whether a problem was found at the path or beneath it."""
-        return path in self._touched
-
-
-def parent(path: str) -> str:
-    """Return the path above."""
-    return path[: max(path.rfind("."), path.rfind("["), 0)]
+        """Whether a problem was reported at the path or beneath it."""
+        return path in self._faulty_paths
 
 
 def join(path: str, key: object) -> str:
     """Return the path of a key."""
-    # What looks like none of our keys may be a secret in the wrong place: `{secret:4f2a…}`, `{4f2a…}`.
+    # A key that looks like none of ours may be a misplaced secret: `{secret:4f2a…}`, `{4f2a…}`.
     step = key if isinstance(key, str) and re.fullmatch(r"[A-Za-z][A-Za-z_-]{0,31}", key) else "(odd key)"
     return f"{path}.{step}" if path else step
 
 
-def kind(value: object) -> str:
-    """Name what a value is without saying what it holds."""
-    kinds = {
+def type_name(value: object) -> str:
+    """Name the type of a value, without its content."""
+    names = {
         type(None): "nothing",
         bool: "true or false",
         int: "a number",
@@ -85,15 +86,15 @@ def kind(value: object) -> str:
         dict: "a mapping",
         list: "a list",
     }
-    return kinds.get(type(value), "something else")
+    return names.get(type(value), "something else")
 
 
-def shown(value: object) -> str:
-    """Show a duration, size, number or word of an enumeration; never used where free text is expected."""
+def quoted(value: object) -> str:
+    """Show a duration, size, number or word of an enumeration. Not for places that take free text."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float) and abs(value) < 1e15:  # noqa: PLR2004 - more is no typo, nor worth a line
+    if isinstance(value, int | float) and abs(value) < 1e15:  # noqa: PLR2004 - longer numbers are no typos
         return str(value)
     if isinstance(value, str) and len(value) <= 8 and value.isprintable():  # noqa: PLR2004 - no secret is so short
         return repr(value)
-    return kind(value)
+    return type_name(value)

@@ -1,7 +1,7 @@
-"""A document read by its types: each leaf is read or reported.
+"""Reads a document by the types of its sections: each value is read or reported.
 
-`read` walks the structs over the document leaf by leaf, because msgspec alone stops at the first fault. It
-raises nothing for what people write: it all goes into `Findings`.
+msgspec alone stops at the first fault, so `read` walks the structs over the document value by value. It never
+raises for what users write: every fault goes into `Problems`.
 """
 
 from __future__ import annotations
@@ -13,52 +13,60 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from exporter.config.problems import join, kind, shown
+from exporter.config.problems import join, quoted, type_name
 
 if TYPE_CHECKING:
-    from exporter.config.problems import Findings
+    from exporter.config.problems import Problems
 
 
 class Section(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A mapping of the file; keys it does not know are problems. UNSET is a key that has no default here."""
+    """A mapping of the file; unknown keys are problems. UNSET marks a key whose default is computed."""
 
 
 @cache
-def _fields(struct: type[Section]) -> dict[str, msgspec.structs.FieldInfo]:
-    return {field.name: field for field in msgspec.structs.fields(struct)}
+def fields(section: type[Section]) -> dict[str, msgspec.structs.FieldInfo]:
+    """Return the fields of a section by name."""
+    return {field.name: field for field in msgspec.structs.fields(section)}
 
 
 @cache
-def defaults(struct: type[Section]) -> dict[str, Any]:
-    """Return the leaves of a section that have a default, as we use them."""
-    fields = _fields(struct).values()
-    given = [field for field in fields if not field.required and field.default is not UNSET]
-    return {field.name: _leaf(field.default, field.type) for field in given}
+def defaults(section: type[Section]) -> dict[str, Any]:
+    """Return the defaults of a section's keys, as `read` would return them."""
+    return {
+        name: _scalar(field.default, field.type)
+        for name, field in fields(section).items()
+        if not field.required and field.default is not UNSET
+    }
 
 
-def read(value: object, type_: Any, path: str, found: Findings) -> Any:
-    """Return the value as we use it: sections as dicts of the keys given, UNSET in place of a fault.
+def read(value: object, type_: Any, path: str, problems: Problems) -> Any:
+    """Return the value as the program uses it, UNSET in place of a fault.
 
-    Durations come in seconds, sizes in bytes; nothing under the key of a section or list is as if absent.
+    A section becomes a dict of the keys in the document, durations are in seconds, sizes in bytes. An empty
+    section or list is the same as an absent one.
     """
-    if value is UNSET:  # a fault of YAML, told already
+    if value is UNSET:  # a fault of YAML, already reported
         return UNSET
     base, meta = unwrap(type_)
-    if isinstance(base, type) and issubclass(base, Section):
-        return _section(value, base, path, found)
-    if get_origin(base) is list:
-        return _list(value, get_args(base)[0], meta, path, found)
-    if value is None:
-        found.add(path, "nothing is given: give a value or remove the key")
-        return UNSET
     try:
-        return _leaf(value, type_)
+        if isinstance(base, type) and issubclass(base, Section):
+            return _section(value, base, path, problems)
+        if get_origin(base) is not list:
+            return _scalar(value, type_)
+        items = _expected(list, value)
     except ValueError as error:
-        found.add(path, str(error))
+        problems.add(path, str(error))
         return UNSET
+    if not items and meta.min_length:
+        problems.add(path, f"empty: {meta.description}")
+    (item_type,) = get_args(base)
+    return [read(item, item_type, f"{path}[{index}]", problems) for index, item in enumerate(items)]
 
 
-_TOLD = ("ge", "le", "min_length", "description", "extra")
+def write(values: dict[str, Any], section: type[Section]) -> dict[str, Any]:
+    """Return a section's values as a document has them: durations and sizes with their units."""
+    types = {name: unwrap(field.type)[1].extra or {} for name, field in fields(section).items()}
+    return {key: types[key].get("write", lambda plain: plain)(value) for key, value in values.items()}
 
 
 def unwrap(type_: Any) -> tuple[Any, Meta]:
@@ -68,49 +76,46 @@ def unwrap(type_: Any) -> tuple[Any, Meta]:
     if get_origin(type_) is not Annotated:
         return type_, Meta()
     base, *metas = get_args(type_)
-    told = {key: said for meta in metas for key in _TOLD if (said := getattr(meta, key)) is not None}
-    return base, Meta(**told)
+    names = ("ge", "le", "min_length", "description", "extra")
+    merged = {name: value for meta in metas for name in names if (value := getattr(meta, name)) is not None}
+    return base, Meta(**merged)
 
 
-def _section(value: object, struct: type[Section], path: str, found: Findings) -> Any:
-    entries = {} if value is None else value
-    if not isinstance(entries, dict):
-        found.add(path, f"expected a mapping, got {kind(value)}")
-        return UNSET
-    fields, given = _fields(struct), {}
+def _expected(kind: type, value: object) -> Any:
+    """Return a list or mapping, empty if there is nothing. Raises ValueError."""
+    if value is None or isinstance(value, kind):
+        return value or kind()
+    raise ValueError(f"expected {type_name(kind())}, got {type_name(value)}")
+
+
+def _section(value: object, section: type[Section], path: str, problems: Problems) -> Any:
+    entries = _expected(dict, value)
+    keys, values = fields(section), {}
     for key, item in entries.items():
-        if key in fields:
-            given[key] = read(item, fields[key].type, join(path, key), found)
+        if key in keys:
+            values[key] = read(item, keys[key].type, join(path, key), problems)
         else:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(fields)}"
-            found.add(join(path, key), f"unknown key; {hint}")
-    for name, field in fields.items():
+            near = difflib.get_close_matches(str(key), keys, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(keys)}"
+            problems.add(join(path, key), f"unknown key; {hint}")
+    for name, field in keys.items():
         if field.required and name not in entries:
-            found.add(join(path, name), f"missing: {unwrap(field.type)[1].description}")
-    return {key: item for key, item in given.items() if item is not UNSET}
+            problems.add(join(path, name), f"missing: {unwrap(field.type)[1].description}")
+    return {key: item for key, item in values.items() if item is not UNSET}
 
 
-def _list(value: object, type_: Any, meta: Meta, path: str, found: Findings) -> Any:
-    entries = [] if value is None else value
-    if not isinstance(entries, list):
-        found.add(path, f"expected a list, got {kind(value)}")
-        return UNSET
-    if not entries and meta.min_length:
-        found.add(path, f"empty: {meta.description}")
-    return [read(entry, type_, f"{path}[{index}]", found) for index, entry in enumerate(entries)]
-
-
-def _leaf(value: object, type_: Any) -> Any:
-    """Return a leaf as we use it. Raises ValueError, which never repeats free text."""
+def _scalar(value: object, type_: Any) -> Any:
+    """Return a value that is neither section nor list. Raises ValueError, which never repeats free text."""
     base, meta = unwrap(type_)
+    if value is None:
+        raise ValueError("nothing is given: give a value or remove the key")
     if meta.extra:
         return meta.extra["read"](value)
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError:
-        text = shown(value)
+        text = quoted(value)
     if get_origin(base) is Literal:
         raise ValueError(f"expected one of {', '.join(get_args(base))}, got {text}")
     expected = "true or false" if base is bool else f"a whole number from {meta.ge} to {meta.le}"
-    raise ValueError(f"expected {expected}, got {kind(value) if isinstance(value, str) else text}")
+    raise ValueError(f"expected {expected}, got {type_name(value) if isinstance(value, str) else text}")

@@ -1,6 +1,6 @@
-"""Secrets: text that never shows, and where it comes from.
+"""Secrets: text that is never shown, and the files and variables that hold it.
 
-Reading raises ValueError that says what is wrong and repeats neither the text nor the file's path.
+Reading raises ValueError, whose text and context hold neither the secret nor the file's path.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 MASK = "**********"
-LONGEST = 4096  # bytes
+MAX_BYTES = 4096
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Secret:
-    """Text that shows as a mask of constant length wherever it is printed; `reveal()` is the one way in."""
+    """Text that prints as a mask of constant length; only `reveal()` returns the text."""
 
     __slots__ = ("_value",)
 
@@ -45,22 +46,19 @@ class Secret:
     def __hash__(self) -> int:
         return hash((Secret, self._value))
 
-    def __copy__(self) -> Secret:
+    def __deepcopy__(self, _memo: object = None) -> Secret:
         return self
 
-    def __deepcopy__(self, _memo: object) -> Secret:
-        return self
-
-    def __getstate__(self) -> NoReturn:
+    def __reduce_ex__(self, _protocol: object = None) -> NoReturn:
         raise TypeError("a Secret is not pickled")
 
-    def __reduce_ex__(self, _protocol: object) -> NoReturn:
-        raise TypeError("a Secret is not pickled")
+    __copy__ = __deepcopy__
+    __getstate__ = __reduce_ex__
 
 
 @dataclass(frozen=True)
 class SecretSource:
-    """A secret as read at load, and where from: an environment variable, a file, or neither: the config."""
+    """A secret as read at load, and its source: an environment variable, a file, or the config itself."""
 
     value: Secret
     env: str | None = None
@@ -81,32 +79,32 @@ class SecretSource:
 class SecretReader:
     """A site's secret as it is now: a file is read again when its mtime, inode or size have changed.
 
-    It looks once when made. `problem` says why the last look failed, or is None; it names the file's path, so
-    it is for the log, not for pages.
+    The constructor reads the file once. `problem` says why the last read failed, or is None. It names the
+    file's path, so it is for the log, not for web pages.
     """
 
     def __init__(self, source: SecretSource) -> None:
         self._file = source.file
         self._secret = source.value
-        self._looked: tuple[int, int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
         self.problem: str | None = None
         if self._file is not None:
-            self._look(self._file)
+            self._read(self._file)
 
     def current(self) -> Secret:
-        """Return the secret, the last good one while the file is missing, unreadable or empty."""
-        # After a failure the stamp proves nothing: a chmod mends a file and changes none of the three.
+        """Return the secret; while the file is missing, unreadable or empty, the last good one."""
+        # After a failure the stamp is no evidence: chmod repairs a file and changes none of the three values.
         if self._file is not None and (self.problem is not None or self.changed()):
-            self._look(self._file)
+            self._read(self._file)
         return self._secret
 
     def changed(self) -> bool:
-        """Whether the file is another one than at the last look, by one stat; never for other sources."""
-        return self._file is not None and _stamp(self._file) != self._looked
+        """Whether the file differs from the last read, by one stat; False for other sources."""
+        return self._file is not None and _stamp(self._file) != self._stamp
 
-    def _look(self, file: Path) -> None:
-        # The stamp comes first: a file swapped in between is read once more, never once too few.
-        self._looked = _stamp(file)
+    def _read(self, file: Path) -> None:
+        # The stamp comes first: a file replaced in between is read once too often, never once too few.
+        self._stamp = _stamp(file)
         try:
             self._secret, _ = read_secret(file)
             self.problem = None
@@ -122,45 +120,57 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def exposed(status: os.stat_result) -> bool:
-    """Whether others than have to can reach a file.
+def read_variable(name: str, environ: Mapping[str, str]) -> Secret:
+    """Return the secret in an environment variable. Raises ValueError."""
+    if name not in environ:
+        raise ValueError("is not set: set it where the exporter is started")
+    return clean(environ[name])
 
-    One of root's may be read by its group, which is the exporter's then: so Kubernetes mounts Secrets, and so
-    PostgreSQL takes its keys.
+
+def read_regular(file: Path, limit: int) -> tuple[bytes, os.stat_result]:
+    """Return a regular file's content, cut at `limit` + 1 bytes, and its status. Raises ValueError."""
+    try:
+        # Without O_NONBLOCK, a pipe at this path would block the event loop for ever.
+        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(handle)
+            if stat.S_ISREG(status.st_mode):
+                with open(handle, "rb", closefd=False) as opened:
+                    return opened.read(limit + 1), status
+        finally:
+            os.close(handle)
+        fault = "is not a regular file"
+    except OSError as error:
+        fault = f"cannot be read: {error.strerror}"
+    except ValueError:
+        fault = "cannot be read: its path holds characters no path can have"
+    raise ValueError(fault)  # not inside an except block: those exceptions hold the path
+
+
+def exposed(status: os.stat_result) -> bool:
+    """Whether more users can reach a file than need to.
+
+    The group may read a file of root, because the exporter is in that group then. Kubernetes mounts Secrets
+    like this, and PostgreSQL accepts such files for its keys.
     """
     return bool(status.st_mode & (0o077 if status.st_uid else 0o037))
 
 
 def read_secret(file: Path) -> tuple[Secret, os.stat_result]:
-    """Return a file's secret and whose it is. Raises ValueError."""
-    try:
-        # A pipe in the secret's place must not block the event loop for ever.
-        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            status = os.fstat(handle)
-            data = os.read(handle, LONGEST + 1) if stat.S_ISREG(status.st_mode) else None
-        finally:
-            os.close(handle)
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
-    except ValueError:
-        problem = "cannot be read: its path holds characters no path can have"
-    else:
-        if data is not None:
-            return clean(data.decode("utf-8-sig", "surrogateescape")), status
-        problem = "is not a regular file"
-    raise ValueError(problem)  # out here: the exceptions above hold the path
+    """Return the secret in a file, and the file's status. Raises ValueError."""
+    data, status = read_regular(file, MAX_BYTES)
+    return clean(data.decode("utf-8-sig", "surrogateescape")), status
 
 
 def clean(text: str) -> Secret:
-    """Strip what editors, `echo` and env files leave at the end; refuse what no secret is with ValueError."""
+    """Strip what editors, `echo` and env files add at the end. Raises ValueError for what is no secret."""
     text = text.rstrip(" \t\r\n")
     if not text:
         raise ValueError("is empty")
     if SURROGATE.search(text):
         raise ValueError("is not UTF-8")
-    if len(text.encode()) > LONGEST:
-        raise ValueError(f"is longer than {LONGEST} bytes, which no secret is")
+    if len(text.encode()) > MAX_BYTES:
+        raise ValueError(f"is longer than {MAX_BYTES} bytes, which no secret is")
     if CONTROL.search(text):
         raise ValueError(
             "holds a line break or another control character: keep the secret alone, on one line"

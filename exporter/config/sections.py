@@ -1,20 +1,22 @@
-"""config.yaml as types: its sections, every key with its default and what it means.
+"""config.yaml as types: every section and key, with its default and description.
 
-What reads them is `schema`; docs/configuration.md and config.schema.json are written from them.
+`schema` reads a document by these types. docs/configuration.md and config.schema.json are written from them.
+A section that describes polls of one endpoint stands beside the class that the program uses for them.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_type_hints
 
 from msgspec import UNSET, Meta, UnsetType
 
-from exporter.config.schema import Section
+from exporter.config.schema import Section, fields, unwrap
 from exporter.config.values import Duration, Label, Names, Size, Text, Url, Variable
 
 
 def _about(text: str) -> Meta:
-    """Say what a key means, for docs/configuration.md and editors."""
+    """Describe a key, for docs/configuration.md and editors."""
     return Meta(description=text)
 
 
@@ -45,16 +47,23 @@ class ApiSection(Section):
 _Interval = Annotated[Duration, _about("from one poll to the next")]
 
 
+_StaleAfter = Annotated[
+    Duration, _about("values leave the page so long after the last success; 5 intervals unless given")
+]
+
+
 class PollSection(Section):
     """How one endpoint is polled."""
 
-    stale_after: (
-        Annotated[
-            Duration,
-            _about("values leave the page so long after the last success; 5 intervals unless given"),
-        ]
-        | UnsetType
-    ) = UNSET
+    stale_after: _StaleAfter | UnsetType = UNSET
+
+
+@dataclass(frozen=True)
+class Poll:
+    """How one endpoint of a site is polled: `interval` and `stale_after` in seconds."""
+
+    interval: float
+    stale_after: float
 
 
 class PayoutSection(PollSection):
@@ -72,12 +81,30 @@ class HistorySection(PollSection):
     ] = "4h"
 
 
+@dataclass(frozen=True)
+class HistoryPoll(Poll):
+    """How /stats/history is polled; rows older than `max_row_age` seconds are not exported."""
+
+    max_row_age: float
+
+
+_Order = Literal["total", "balance", "withdrawn"]
+
+
 class TopUsersSection(PollSection):
     """/user/top."""
 
     interval: _Interval = "1m"
     count: Annotated[int, Meta(ge=1, le=1024), _about("how many users")] = 128
-    order: Annotated[Literal["total", "balance", "withdrawn"], _about("the top ones by what")] = "total"
+    order: Annotated[_Order, _about("the top ones by what")] = "total"
+
+
+@dataclass(frozen=True)
+class TopUsersPoll(Poll):
+    """How /user/top is polled: the number of users, and the amount that ranks them."""
+
+    count: int
+    order: _Order
 
 
 class AllUsersSection(PollSection):
@@ -87,6 +114,15 @@ class AllUsersSection(PollSection):
     interval: _Interval = "15m"
     page_size: Annotated[int, Meta(ge=32, le=8192), _about("users of one page")] = 4096
     max_pages: Annotated[int, Meta(ge=1, le=1_000_000), _about("a longer list fails the poll")] = 10_000
+
+
+@dataclass(frozen=True)
+class AllUsersPoll(Poll):
+    """How /user/list is polled, if at all: users per page, and the maximum number of pages."""
+
+    enabled: bool
+    page_size: int
+    max_pages: int
 
 
 class BalancesSection(PollSection):
@@ -103,6 +139,23 @@ class PollsSection(Section):
     top_users: Annotated[TopUsersSection, _about("/user/top")] | UnsetType = UNSET
     all_users: Annotated[AllUsersSection, _about("/user/list")] | UnsetType = UNSET
     balances: Annotated[BalancesSection, _about("/user/balance")] | UnsetType = UNSET
+
+
+@dataclass(frozen=True)
+class Polls:
+    """How each endpoint of a site is polled; the fields are those of PollsSection."""
+
+    payout: Poll
+    history: HistoryPoll
+    top_users: TopUsersPoll
+    all_users: AllUsersPoll
+    balances: Poll
+
+
+# For each name: its section, and the class that the program uses.
+POLLS: dict[str, tuple[type[PollSection], type[Poll]]] = {
+    name: (unwrap(fields(PollsSection)[name].type)[0], poll) for name, poll in get_type_hints(Polls).items()
+}
 
 
 class SiteSection(Section):

@@ -1,8 +1,7 @@
 """Which sites a process polls where several share them: rendezvous hashing of site names.
 
-Each shard has a weight for each site, and a site is polled by the shard that weighs most. So every process
-finds its own share by itself, and one more shard takes its share evenly from the others, and moves nothing
-else.
+Each shard has a weight for each site, and the shard with the highest weight polls the site. So every process
+computes its own share alone. An added shard takes an even share from the others and moves no other site.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ from typing import NamedTuple
 
 
 class Share(NamedTuple):
-    """A process' share of the sites: the number of its shard, from 0, of so many."""
+    """A process' share of the sites: the number of its shard, from 0, and how many shards there are."""
 
     shard: int
     total: int
 
     def has(self, site: str) -> bool:
-        """Whether a site of this name is polled here."""
-        return self.shard == max(range(self.total), key=lambda shard: _weight(shard, site))
+        """Whether this process polls the site of this name."""
+
+        def weight(shard: int) -> bytes:
+            return blake2b(f"{shard}/{site}".encode(errors="surrogatepass"), digest_size=8).digest()
+
+        return self.shard == max(range(self.total), key=weight)
 
 
 WHOLE = Share(0, 1)
-
-
-def _weight(shard: int, site: str) -> bytes:
-    return blake2b(f"{shard}/{site}".encode(errors="surrogatepass"), digest_size=8).digest()

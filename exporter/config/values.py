@@ -1,4 +1,4 @@
-"""The leaves of a configuration: durations, sizes, names, URLs, each read or refused with a ValueError.
+"""The values of a configuration: durations, sizes, names and URLs, each parsed or rejected with a ValueError.
 
 The text of such an error never repeats free text, which might be a secret by mistake.
 """
@@ -13,20 +13,13 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from exporter.config.problems import kind, shown
+from exporter.config.problems import quoted, type_name
 from exporter.config.secret import CONTROL, SURROGATE
 
-_MILLISECONDS = {
-    "y": 31_536_000_000,
-    "w": 604_800_000,
-    "d": 86_400_000,
-    "h": 3_600_000,
-    "m": 60_000,
-    "s": 1_000,
-    "ms": 1,
-}
+_DAY = 86_400_000
+_MILLISECONDS = {"y": 365 * _DAY, "w": 7 * _DAY, "d": _DAY, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _DURATION = re.compile("".join(f"(?:([0-9]{{1,15}}){unit})?" for unit in _MILLISECONDS))
-LONGEST = 100 * 365 * 86_400.0  # seconds: well within what clocks and floats can add up
+MAX_DURATION = 100 * 365 * 86_400.0  # seconds; clocks and floats add it without overflow
 
 _BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 _SIZE = re.compile(f"([0-9]{{1,15}})({'|'.join(_BYTES)})?")
@@ -39,10 +32,10 @@ def parse_duration(text: str) -> float:
     """
     match = _DURATION.fullmatch(text)
     if not (text and match):
-        raise ValueError(f"expected a duration such as 30s, 1m30s or 1h, got {shown(text)}")
+        raise ValueError(f"expected a duration such as 30s, 1m30s or 1h, got {quoted(text)}")
     counts = zip(match.groups("0"), _MILLISECONDS.values(), strict=True)
     seconds = sum(int(count) * unit for count, unit in counts) / 1000
-    if seconds > LONGEST:
+    if seconds > MAX_DURATION:
         raise ValueError("expected a duration of at most 100 years")
     return seconds
 
@@ -68,7 +61,7 @@ def parse_size(value: object) -> int:
         return value
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"expected a size such as 16MiB, 512KiB or a number of bytes, got {shown(value)}")
+        raise ValueError(f"expected a size such as 16MiB, 512KiB or a number of bytes, got {quoted(value)}")
     return int(match[1]) * _BYTES[match[2] or "B"]
 
 
@@ -80,24 +73,24 @@ def format_size(size: int) -> str | int:
 
 def _duration(value: object) -> float:
     if not isinstance(value, str):
-        raise ValueError(f"expected a duration with its unit, such as 30s or 1m30s, got {shown(value)}")  # noqa: TRY004 - one kind of fault for _leaf
+        raise ValueError(f"expected a duration with its unit, such as 30s or 1m30s, got {quoted(value)}")  # noqa: TRY004 - schema reports ValueError alone
     seconds = parse_duration(value)
     if not seconds:
-        raise ValueError(f"expected a duration above 0, got {shown(value)}")
+        raise ValueError(f"expected a duration above 0, got {quoted(value)}")
     return seconds
 
 
 def _size(value: object) -> int:
     size = parse_size(value)
     if not _BYTES["KiB"] <= size <= _BYTES["GiB"]:
-        raise ValueError(f"expected a size from 1KiB to 1GiB, got {shown(value)}")
+        raise ValueError(f"expected a size from 1KiB to 1GiB, got {quoted(value)}")
     return size
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
         quote = "" if isinstance(value, dict | list) else "; put it in quotes"
-        raise ValueError(f"expected text, got {kind(value)}{quote}")  # noqa: TRY004 - one kind of fault for _leaf
+        raise ValueError(f"expected text, got {type_name(value)}{quote}")  # noqa: TRY004 - schema reports ValueError alone
     if not value:
         raise ValueError("expected text, got an empty one")
     if SURROGATE.search(value):
@@ -122,15 +115,15 @@ def _variable(value: object) -> str:
 
 
 def _names(value: object) -> str:
-    if value is False:  # YAML 1.1 reads a bare `off` so
+    if value is False:  # YAML 1.1 reads a bare `off` as false
         return "off"
     if value not in ("plain", "hmac", "off"):
-        raise ValueError(f"expected one of plain, hmac, off, got {shown(value)}")
+        raise ValueError(f"expected one of plain, hmac, off, got {quoted(value)}")
     return str(value)
 
 
 def _url(value: object) -> str:
-    """Return a base URL, scheme and host in small letters, without a slash at the end."""
+    """Return a base URL with scheme and host in lower case and without a slash at the end."""
     text = _text(value)
     try:
         parts = urlsplit(text)
@@ -157,13 +150,20 @@ def _url(value: object) -> str:
     return f"{parts.scheme}://{name}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}"
 
 
-# A leaf is bool, a Literal, an int with both bounds, or names the function that reads it. What stands in the
-# JSON schema alone is for editors: problems say it better.
+# The type of a value is bool, a Literal, an int with both bounds, or names its parser in `extra`. Patterns
+# and examples are for editors: the parsers explain a fault better.
 _UNITS = "".join(f"([0-9]+{unit})?" for unit in _MILLISECONDS)
 Duration = Annotated[
-    str, Meta(extra={"read": _duration}, extra_json_schema={"pattern": f"^{_UNITS}$", "examples": ["1m30s"]})
+    str,
+    Meta(
+        extra={"read": _duration, "write": format_duration},
+        extra_json_schema={"pattern": f"^{_UNITS}$", "examples": ["1m30s"]},
+    ),
 ]
-Size = Annotated[int | str, Meta(extra={"read": _size}, extra_json_schema={"examples": ["16MiB"]})]
+Size = Annotated[
+    int | str,
+    Meta(extra={"read": _size, "write": format_size}, extra_json_schema={"examples": ["16MiB"]}),
+]
 Text = Annotated[str, Meta(extra={"read": _text}, extra_json_schema={"minLength": 1})]
 Label = Annotated[str, Meta(extra={"read": _label}, extra_json_schema={"minLength": 1})]
 Variable = Annotated[

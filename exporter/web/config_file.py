@@ -32,7 +32,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from exporter.config import ConfigError, schema
 from exporter.config import values as leaves
-from exporter.config.problems import Findings, Problem
+from exporter.config.problems import Problem
+from exporter.config.problems import Problems as Findings
 from exporter.config.schema import Section, defaults
 from exporter.config.secret import CONTROL, SURROGATE, Secret, exposed
 from exporter.config.yamlfile import load_yaml
@@ -230,7 +231,7 @@ def load(path: Path) -> WebConfig:
     else:
         given = schema.read(load_yaml(data, found), WebFile, "", found)
     if given is UNSET:
-        raise BadWebConfig(found.problems, files.looked)
+        raise BadWebConfig(found.reported, files.looked)
     http = given.get("http_server_config", {})
     if "http2" in http:
         found.warn("http_server_config.http2", "has no effect: the exporter speaks HTTP/1.1 alone")
@@ -239,8 +240,8 @@ def load(path: Path) -> WebConfig:
     if not users and _USERS in given:
         found.warn(_USERS, "names nobody: everybody is let in")
     headers = _headers(http.get("headers", {}), found)
-    if found.problems:
-        raise BadWebConfig(found.problems, files.looked)
+    if found.reported:
+        raise BadWebConfig(found.reported, files.looked)
     stamps = tuple(files.looked.values())
     return WebConfig(
         tls, MappingProxyType(users), headers, tuple(found.warnings), tuple(files.looked)[1:], stamps
@@ -378,7 +379,7 @@ def _tls(given: dict[str, Any], http2: bool, files: _Files, found: Findings) -> 
     fault = _pair_fault(cert, key)
     if fault is not None:
         found.add(_place(fault[0], given), fault[1])
-    if found.problems:
+    if found.reported:
         return None
     return Tls(
         cert=cert,

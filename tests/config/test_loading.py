@@ -1,56 +1,28 @@
-"""config.py: what a file means, and every problem at once, with never a secret in any text."""
+"""What a config file means. Every problem is reported at once, and no text holds a secret."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import config
 from exporter.config import ConfigError
+from exporter.config.model import Web
 from exporter.config.problems import Problem
-from exporter.config.secret import Secret, SecretReader, SecretSource
-from exporter.endpoint import Endpoint
+from exporter.config.secret import Secret, SecretSource
+from exporter.config.sections import AllUsersPoll, HistoryPoll, Poll, Polls, TopUsersPoll
+from tests.config.documents import CANARY, ENVIRON, parse, problems, secret_file, site
+from tests.conftest import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-MUSEUM = sorted((Path(__file__).parent / "data" / "config").glob("*.yaml"))
-CANARY = "canary-4711"
-ENVIRON = {
-    "CRYPTOLOOT_SECRET": CANARY,
-    "BLANK": " \r\n",
-    "TWO_LINES": f"{CANARY}\nx",
-    "NOT_UTF8": f"{CANARY}\udcff",
-}
-
-
-def parse(sites: list[dict[str, Any]] | None = None, **sections: Any) -> config.Config:
-    default = [{"name": "a", "secret_env": "CRYPTOLOOT_SECRET"}]
-    return config.parse({"sites": sites or default, **sections}, ENVIRON)
-
-
-def problems(sites: list[dict[str, Any]] | None = None, **sections: Any) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        parse(sites, **sections)
-    return [str(problem) for problem in caught.value.problems]
-
-
-def site(name: str = "a", **keys: Any) -> dict[str, Any]:
-    return {"name": name, "secret_env": "CRYPTOLOOT_SECRET", **keys}
-
-
-def secret_file(path: Path, text: str = CANARY) -> Path:
-    path.write_text(text, newline="")
-    path.chmod(0o600)
-    return path
+MUSEUM = sorted((REPOSITORY / "tests/data/config").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", MUSEUM, ids=lambda path: path.stem)
@@ -69,7 +41,7 @@ def test_bad_config_reports_exactly_its_problems(path: Path) -> None:
 def test_six_mistakes_are_six_problems() -> None:
     """One run reports mistakes of six different kinds."""
     with pytest.raises(ConfigError) as caught:
-        config.load(ROOT / "tests/data/config/six-mistakes.yaml", ENVIRON)
+        config.load(REPOSITORY / "tests/data/config/six-mistakes.yaml", ENVIRON)
 
     assert 6 == len(caught.value.problems)
 
@@ -122,36 +94,35 @@ def test_an_alias_of_itself_is_no_trap(tmp_path: Path) -> None:
 
 def test_defaults_are_those_of_the_contract() -> None:
     """A file with one site and nothing else means the contract's defaults."""
-    expected = config.Config(
-        config.Api("https://api.crypto-loot.com", 10.0, 8, 16 << 20, allow_insecure=False, proxy="none"),
-        (
-            config.Site(
-                "a",
-                SecretSource(Secret(CANARY), env="CRYPTOLOOT_SECRET"),
-                "XMR",
-                (),
-                config.Polls(
-                    config.Poll(60.0, 300.0),
-                    config.HistoryPoll(300.0, 1500.0, 14_400.0),
-                    config.TopUsersPoll(60.0, 300.0, 128, "total"),
-                    config.AllUsersPoll(900.0, 4500.0, enabled=False, page_size=4096, max_pages=10_000),
-                    config.Poll(300.0, 1500.0),
-                ),
-            ),
-        ),
-        config.Users("plain", None),
-        config.Web(sites_on_metrics=True),
-        (),
+    api = config.Api("https://api.crypto-loot.com", 10.0, 8, 16 << 20, allow_insecure=False, proxy="none")
+    users = config.Users("plain", None)
+    polls = Polls(
+        Poll(60.0, 300.0),
+        HistoryPoll(300.0, 1500.0, 14_400.0),
+        TopUsersPoll(60.0, 300.0, 128, "total"),
+        AllUsersPoll(900.0, 4500.0, enabled=False, page_size=4096, max_pages=10_000),
+        Poll(300.0, 1500.0),
     )
+    secret = SecretSource(Secret(CANARY), env="CRYPTOLOOT_SECRET")
+    only = config.Site("a", secret, "XMR", (), polls, api, users)
+    expected = config.Config(api, (only,), users, Web(sites_on_metrics=True), ())
 
     assert expected == parse()
+
+
+def test_sites_share_api_and_users() -> None:
+    """Each site has the very objects that stand at the top of the config."""
+    loaded = parse([site("a"), site("b")])
+
+    assert [True, True] == [each.api is loaded.api for each in loaded.sites]
+    assert [True, True] == [each.users is loaded.users for each in loaded.sites]
 
 
 def test_shipped_example_means_the_defaults() -> None:
     """The commented config.yaml at the top level loads without warnings and spells out the defaults."""
     expected = parse([site("my-site")])
 
-    assert expected == config.load(ROOT / "config.yaml", ENVIRON)
+    assert expected == config.load(REPOSITORY / "config.yaml", ENVIRON)
 
 
 @pytest.mark.parametrize(("sites", "slots"), [(1, 8), (160, 8), (161, 9), (400, 20), (1280, 64), (3000, 64)])
@@ -173,8 +144,8 @@ def test_overrides_are_merged_key_by_key() -> None:
 
     loaded = parse([site(poll={"top_users": {"count": 25}}), site("b")], poll=base)
 
-    assert config.TopUsersPoll(60.0, 300.0, 25, "balance") == loaded.sites[0].polls.top_users
-    assert config.TopUsersPoll(60.0, 300.0, 64, "balance") == loaded.sites[1].polls.top_users
+    assert TopUsersPoll(60.0, 300.0, 25, "balance") == loaded.sites[0].polls.top_users
+    assert TopUsersPoll(60.0, 300.0, 64, "balance") == loaded.sites[1].polls.top_users
 
 
 @pytest.mark.parametrize(
@@ -195,7 +166,7 @@ def test_stale_after_is_five_intervals_unless_given(
     """The default follows the interval in force; a stale_after of either level stays, the site's first."""
     loaded = parse([site(poll={"payout": override})], poll={"payout": section})
 
-    assert config.Poll(interval, stale_after) == loaded.sites[0].polls.payout
+    assert Poll(interval, stale_after) == loaded.sites[0].polls.payout
 
 
 def test_a_fault_is_reported_at_one_level_only() -> None:
@@ -297,13 +268,6 @@ def test_insecure_urls_can_be_allowed() -> None:
     api = {"url": "http://192.0.2.1", "allow_insecure": True}
 
     assert parse(api=api).api.url == "http://192.0.2.1"
-
-
-def test_host_never_shows_user_or_password() -> None:
-    """Even an Api made by hand from a URL with a password names the host alone."""
-    api = replace(parse().api, url=f"https://user:{CANARY}@example.org:8443/x")
-
-    assert api.host == "example.org:8443"
 
 
 def load_absent(directory: Path, environ: dict[str, str], *, explicit: bool = False) -> config.Config:
@@ -409,87 +373,11 @@ def test_secret_files_open_to_others_are_warned_about(tmp_path: Path, mode: int,
     assert count == len(loaded.warnings)
 
 
-def test_watched_users_are_polled_and_nobody_else() -> None:
-    """A site that names users to watch polls /user/balance; an empty list is none."""
-    loaded = parse([site(watch_users=["ann", "bob"]), site("b", watch_users=[])])
-
-    assert [True, False] == [Endpoint.BALANCES in each.active_polls() for each in loaded.sites]
-    assert () == loaded.warnings
-
-
 def test_watching_users_without_names_is_said_to_be_in_vain() -> None:
     """names: off shows no user: polling some for it is warned about, once for all sites."""
     loaded = parse([site(watch_users=["ann"]), site("b", watch_users=["bob"])], users={"names": "off"})
 
     assert ["users.names"] == [warning.partition(":")[0] for warning in loaded.warnings]
-
-
-@pytest.mark.parametrize("enabled", [False, True])
-def test_what_is_polled_is_active(enabled: bool) -> None:
-    """Payout, history and top users are polled, all users where that is enabled; a site may differ."""
-    walks = {"all_users": {"enabled": enabled}}
-    loaded = parse([site(poll=walks)], poll={"all_users": {"enabled": not enabled}}).sites[0]
-
-    polls = loaded.polls
-    assert enabled == polls.all_users.enabled
-    expected = {
-        Endpoint.PAYOUT: polls.payout,
-        Endpoint.HISTORY: polls.history,
-        Endpoint.TOP_USERS: polls.top_users,
-        **({Endpoint.ALL_USERS: polls.all_users} if enabled else {}),
-    }
-    assert expected == loaded.active_polls()
-
-
-def test_no_secret_shows_anywhere() -> None:
-    """Neither the config's repr and str, nor its warnings, nor `masked` hold any secret of any source."""
-    loaded = parse(
-        [site(), {"name": "b", "secret": f"{CANARY}-b"}],
-        users={"names": "hmac", "names_key_env": "CRYPTOLOOT_SECRET"},
-    )
-
-    reader = SecretReader(loaded.sites[0].secret)
-
-    shown = f"{loaded!r} {loaded} {loaded.warnings} {config.masked(loaded)} {reader!r} {reader.current()}"
-
-    assert CANARY not in shown
-
-
-def test_masked_reads_back_as_the_same(tmp_path: Path) -> None:
-    """What `check` prints is a config file that means the same, overrides, files and units included."""
-    path = secret_file(tmp_path / "secret")
-    loaded = parse(
-        [
-            site(watch_users=["ann"], poll={"top_users": {"count": 25}, "payout": {"interval": "7ms"}}),
-            {"name": "b", "secret_file": str(path), "currency": "UPX"},
-            site("c"),
-        ],
-        api={"url": "http://localhost:12759", "timeout": "1m30s", "max_response_bytes": 1025},
-        users={"names": "off"},
-        web={"sites_on_metrics": False},
-    )
-
-    assert loaded == config.parse(yaml.safe_load(config.masked(loaded)), ENVIRON)
-
-
-def test_masked_shows_masks_and_shared_polls_once() -> None:
-    """Secrets and keys are the mask; polls most sites share are shown in the section `poll` alone."""
-    loaded = parse(
-        [{"name": "a", "secret": CANARY}, site("b")],
-        users={"names": "hmac", "names_key_env": "CRYPTOLOOT_SECRET"},
-    )
-
-    shown = yaml.safe_load(config.masked(loaded))
-
-    assert {"name": "a", "secret": "**********", "currency": "XMR"} == shown["sites"][0]
-    assert {"names": "hmac", "names_key": "**********"} == shown["users"]
-
-
-def test_masked_shows_a_shard_without_sites() -> None:
-    """A process whose share of the sites is empty still has a config to show."""
-    loaded = replace(parse(), sites=())
-
-    assert [] == yaml.safe_load(config.masked(loaded))["sites"]
 
 
 WORDS = (

@@ -27,7 +27,7 @@ from exporter.web import config_file as webconfig
 from exporter.web.config_file import BadWebConfig, Tls, WebConfig
 from tests.conftest import required
 
-DATA = Path(__file__).parent / "data" / "web"
+DATA = Path(__file__).parent.parent / "data" / "web"
 SAME, DIFFERS, OWN = (sorted((DATA / folder).glob("*.yaml")) for folder in ("same", "differs", "own"))
 CANARY = "canary-4711"
 SANS = (

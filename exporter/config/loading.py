@@ -1,0 +1,238 @@
+"""A config file, or the environment, becomes a `Config`.
+
+`schema` reads the document value by value. This module checks what concerns more than one value and reads the
+secrets. Problems are collected and raised together at the end, so one run reports all of them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from msgspec import UNSET
+
+from exporter.config import schema, sections
+from exporter.config.model import Api, Config, Site, Users, Web
+from exporter.config.problems import ConfigError, Problem, Problems
+from exporter.config.schema import defaults
+from exporter.config.secret import Secret, SecretSource, clean, exposed, read_secret, read_variable
+from exporter.config.sections import POLLS, Poll, Polls
+from exporter.config.values import MAX_DURATION, format_duration
+from exporter.config.yamlfile import load_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def load(path: Path, environ: Mapping[str, str], *, explicit: bool = True) -> Config:
+    """Read config.yaml.
+
+    Relative secret files are in the config file's own directory. If the file does not exist and the user did
+    not ask for it (`explicit`), the environment can configure one site named `default`: its secret is in
+    CRYPTOLOOT_SECRET, or in the file that CRYPTOLOOT_SECRET_FILE names, relative to the working directory.
+
+    Raises ConfigError, with every problem.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        if not explicit:
+            return _load_environment(path.name, environ)
+        message = "no such file: correct --config.file, or leave it out to use config.yaml or the environment"
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+    else:
+        problems = Problems({"": path.name})
+        return _Builder(environ, path.parent, problems).build(load_yaml(data, problems))
+    raise ConfigError([Problem(path.name, message)])
+
+
+def _load_environment(missing: str, environ: Mapping[str, str]) -> Config:
+    aliases = {
+        "sites[0].secret_env": "CRYPTOLOOT_SECRET",
+        "sites[0].secret_file": "CRYPTOLOOT_SECRET_FILE",
+    }
+    secret, file = (environ.get(name, "").strip() for name in aliases.values())
+    if not (secret or file):
+        message = (
+            "no such file, and neither CRYPTOLOOT_SECRET nor CRYPTOLOOT_SECRET_FILE is set: write a config "
+            "file and name it with --config.file, or set one of the two to poll one site named default"
+        )
+        raise ConfigError([Problem(missing, message)])
+    if secret and file:
+        message = "CRYPTOLOOT_SECRET_FILE is set too: keep exactly one of them"
+        raise ConfigError([Problem("CRYPTOLOOT_SECRET", message)])
+    key, value = ("secret_env", "CRYPTOLOOT_SECRET")
+    if file:
+        key, value = "secret_file", environ["CRYPTOLOOT_SECRET_FILE"]
+    return _Builder(environ, Path(), Problems(aliases)).build({"sites": [{"name": "default", key: value}]})
+
+
+def parse(document: object, environ: Mapping[str, str]) -> Config:
+    """Return the configuration that a plain mapping means, as YAML or JSON would load it.
+
+    Relative secret files are in the working directory. Raises ConfigError, with every problem.
+    """
+    return _Builder(environ, Path(), Problems({"": "config"})).build(document)
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds a configuration from a document. `directory` is where relative secret files are."""
+
+    environ: Mapping[str, str]
+    directory: Path
+    problems: Problems
+
+    def build(self, document: object) -> Config:
+        """Return the configuration. Raises ConfigError."""
+        problems = self.problems
+        values = schema.read(document, sections.ConfigFile, "", problems)
+        if values is UNSET:
+            raise ConfigError(problems.reported)
+        site_sections, poll = values.get("sites", []), values.get("poll", {})
+        self.polls({}, poll, "poll")  # reports faults of the section `poll` once, not for each site
+        sites = [
+            self.site(section, poll, f"sites[{index}]")
+            for index, section in enumerate(site_sections)
+            if section is not UNSET
+        ]
+        names = [UNSET if section is UNSET else section.get("name", UNSET) for section in site_sections]
+        for index, first in _duplicates(names):
+            message = f"the same name as sites[{first}].name: every site needs its own"
+            problems.add(f"sites[{index}].name", message)
+        users = self.users(values.get("users", {}))
+        if users.names == "off" and any(site["watch_users"] for site in sites):
+            message = "with off, watch_users bring no series: only whether the API knows them"
+            problems.warn("users.names", message)
+        api = self.api(values.get("api", {}), len(site_sections))
+        web = Web(**defaults(sections.WebSection) | values.get("web", {}))
+        if problems.reported:
+            raise ConfigError(problems.reported)
+        all_sites = tuple(Site(**site, api=api, users=users) for site in sites)
+        return Config(api, all_sites, users, web, tuple(problems.warnings))
+
+    def api(self, values: dict[str, Any], sites: int) -> Api:
+        # More sites than 8 slots can serve in time get more slots. Beyond 64, httpx itself is the bottleneck.
+        slots = min(max(8, math.ceil(sites / 20)), 64)
+        api = Api(**defaults(sections.ApiSection) | {"max_concurrency": slots} | values)
+        if not (api.allow_insecure or _is_private(api.url) or self.problems.has("api.allow_insecure")):
+            message = (
+                "http:// would send the secrets in the clear: use https://, or set api.allow_insecure: true"
+            )
+            self.problems.add("api.url", message)
+        return api
+
+    def site(self, values: dict[str, Any], poll: dict[str, Any], path: str) -> dict[str, Any]:
+        """Return a site's own fields, for the order of problems: before those of `users` and `api`."""
+        users = values.get("watch_users", [])
+        for index, first in _duplicates(users):
+            self.problems.add(f"{path}.watch_users[{index}]", f"the same user as {path}.watch_users[{first}]")
+        return {
+            "name": values.get("name", ""),
+            "secret": self.secret(values, path, ("secret_env", "secret_file", "secret")),
+            "currency": values.get("currency", defaults(sections.SiteSection)["currency"]),
+            "watch_users": tuple(user for user in users if user is not UNSET),
+            "polls": self.polls(poll, values.get("poll", {}), f"{path}.poll"),
+        }
+
+    def polls(self, base: dict[str, Any], overrides: dict[str, Any], path: str) -> Polls:
+        """Merge the section `poll` and a site's overrides, key by key: the site's key wins.
+
+        `stale_after` is 5 times the merged interval unless either level sets it. If the section sets it and a
+        site has a longer interval, that is a problem of the site, because the intention is unclear.
+        """
+        polls = {
+            name: self.poll(name, base.get(name, {}), overrides.get(name, {}), f"{path}.{name}")
+            for name in POLLS
+        }
+        return Polls(**polls)  # type: ignore[arg-type]  # POLLS pairs each name with its class
+
+    def poll(self, name: str, base: dict[str, Any], overrides: dict[str, Any], path: str) -> Poll:
+        section, poll = POLLS[name]
+        values = defaults(section) | base | overrides
+        interval = values["interval"]
+        stale_after = values.setdefault("stale_after", round(min(5 * interval, MAX_DURATION), 3))
+        changed = [key for key in ("stale_after", "interval") if key in overrides]
+        faulty = self.problems.has(path) or self.problems.has(f"poll.{name}")
+        if changed and stale_after < interval and not faulty:
+            self.problems.add(
+                f"{path}.{changed[0]}",
+                f"stale_after {format_duration(stale_after)} is below the interval "
+                f"{format_duration(interval)}, so values would leave between two polls: set stale_after to a "
+                "few intervals",
+            )
+        if overrides.get("max_row_age", math.inf) < 3 * 3600:
+            message = "below 3h: a settled row is up to 2h15m old by nature, values will flicker"
+            self.problems.warn(f"{path}.max_row_age", message)
+        return poll(**values)
+
+    def users(self, values: dict[str, Any]) -> Users:
+        keys = ("names_key_env", "names_key_file")
+        names = values.get("names", defaults(sections.UsersSection)["names"])
+        if names == "hmac":
+            return Users(names, self.secret(values, "users", keys).value)
+        for key in keys:
+            # Whoever sets a key believes that names are hashed, so a mere warning would come too late.
+            if key in values and not self.problems.has("users.names"):
+                message = "a key is used with names: hmac only: set that, or remove the key"
+                self.problems.add(f"users.{key}", message)
+        return Users(names, None)
+
+    def secret(self, values: dict[str, Any], path: str, keys: tuple[str, ...]) -> SecretSource:
+        """Read the secret from the only source that is set. With a fault, the result is empty."""
+        problems = self.problems
+        sources = [key for key in keys if key in values or problems.has(f"{path}.{key}")]
+        if len(sources) != 1:
+            none = f"no {'key' if path == 'users' else 'secret'} is given"
+            fault = f"{' and '.join(sources)} are given" if sources else none
+            problems.add(path, f"{fault}: give exactly one of {', '.join(keys)}")
+        elif sources[0] in values:
+            kind, value, place = sources[0].rpartition("_")[2], values[sources[0]], f"{path}.{sources[0]}"
+            try:
+                if kind == "env":
+                    return SecretSource(read_variable(value, self.environ), env=value)
+                if kind == "file":
+                    return SecretSource(self.secret_file(value, place), file=self.directory / value)
+                message = "a secret in the config file is copied along with it: use secret_env or secret_file"
+                problems.warn(place, message)
+                return SecretSource(clean(value))
+            except ValueError as error:
+                what = {"env": "environment variable named here", "file": "file named here"}.get(kind, kind)
+                if place in problems.aliases:
+                    what = what.removeprefix("environment ").removesuffix(" named here")
+                relative = kind == "file" and self.directory / value != Path(value)
+                hint = " (sought from the config file's directory)" if relative else ""
+                problems.add(place, f"the {what} {error}{hint}")
+        return SecretSource(Secret(""))
+
+    def secret_file(self, name: str, path: str) -> Secret:
+        """Read a secret file and warn if others can reach it. Raises ValueError."""
+        secret, status = read_secret(self.directory / name)
+        if exposed(status):
+            mode = f"{stat.S_IMODE(status.st_mode):04o}"
+            message = f"others than the owner can reach the file (mode {mode}): chmod 600 would stop them"
+            self.problems.warn(path, message)
+        return secret
+
+
+def _duplicates(values: list[Any]) -> Iterator[tuple[int, int]]:
+    """Yield the index of each repeated value, and the index of its first occurrence."""
+    first: dict[Any, int] = {}
+    for index, value in enumerate(values):
+        if value is not UNSET and first.setdefault(value, index) != index:
+            yield index, first[value]
+
+
+def _is_private(url: str) -> bool:
+    """Whether nobody on the network can read the calls: they use TLS, or stay on this host."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return url.startswith("https:") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

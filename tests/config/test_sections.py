@@ -1,0 +1,16 @@
+"""The sections of config.yaml and the classes that the program uses for them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from exporter.config import schema
+from exporter.config.sections import POLLS, PollsSection
+
+
+def test_each_poll_section_has_its_class() -> None:
+    """The sections under `poll` are those of `Polls`, and each has exactly the keys of its class."""
+    assert list(schema.fields(PollsSection)) == list(POLLS)
+    assert {name: {field.name for field in fields(poll)} for name, (_, poll) in POLLS.items()} == {
+        name: set(schema.fields(section)) for name, (section, _) in POLLS.items()
+    }
