@@ -1,8 +1,9 @@
-"""Logging: one chain for our events and other libraries' records, with secrets redacted on the way.
+"""Logging: one chain for our events and other libraries' records, with secrets redacted.
 
 Events are stable names with values: `structlog.get_logger().warning("poll_failed", site=…)`. Records of the
-standard library come in at WARNING and above as the event `library_message`. Whatever is logged, hostile user
-names and broken pipes included, logging neither raises nor writes a line that pretends to be another.
+standard library are logged from WARNING up as the event `library_message`. Whatever is logged, including
+hostile user names, logging neither raises nor writes a line that looks like another event. A broken pipe
+does not raise either.
 """
 
 from __future__ import annotations
@@ -27,20 +28,21 @@ MASK = "**********"
 LEVELS = ("debug", "info", "warning", "error", "critical")
 FORMATS = ("console", "json")
 
-_SILENT = ("httpx", "httpcore")  # they log whole URLs, and the secret is in the query
-_LONGEST = 16_384  # characters of one value
-_DEEPEST = 6
+_SILENCED = ("httpx", "httpcore")  # they log whole URLs, and the secret is in the query
+_MAX_LENGTH = 16_384  # characters of one value
+_MAX_DEPTH = 6
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN = re.compile(r"""[^\s"'=\\]+""")
-# A query, `secret=…`, also within another query, and the same in the repr of a mapping.
+# `secret=…` in a query, in a query within a query, and in the repr of a mapping.
 _QUERY = re.compile(r"""(secret(?:=|%3d|['"]\s*:\s*['"]))[^&\s#'"<>`\\]+""", re.IGNORECASE)
 
 
-class _Concealed:
-    """The secrets to hide, in the forms they take in URLs and reprs; the ones given last stay, up to a bound.
+class Concealer:
+    """Replaces secrets in texts by a mask, in all forms that they take in URLs and reprs.
 
-    Found by their first characters, then by length: even with thousands of sites a text costs little over
-    one look-up per character.
+    `bound` is the maximum number of forms; the oldest are dropped first. Forms are looked up by their first
+    characters, then by length: even with thousands of sites a text costs little more than one look-up per
+    character.
     """
 
     head = 4
@@ -51,11 +53,14 @@ class _Concealed:
         self._by_head: dict[str, dict[int, set[str]]] = {}
         self._lock = threading.Lock()
 
-    def add(self, value: str) -> None:
-        if len(value) < self.head:
+    def add(self, secret: str) -> None:
+        """Hide this text from now on. Shorter texts than 4 characters are ignored."""
+        if len(secret) < self.head:
             return
+        data = secret.encode("utf-8", "surrogatepass")
+        quoted = (quote(data), quote(data, safe=""), quote_plus(data))
         with self._lock:
-            for form in _forms(value):
+            for form in {secret, *quoted, repr(secret)[1:-1], json.dumps(secret)[1:-1]}:
                 self._forget(form)
                 self._forms[form] = None
                 by_length = self._by_head.setdefault(form[: self.head], {})
@@ -69,119 +74,88 @@ class _Concealed:
             self._by_head[form[: self.head]][len(form)].remove(form)
 
     def hide(self, text: str) -> str:
+        """Return the text with each secret replaced by the mask; the longest match wins."""
         parts, start, at = [], 0, 0
         with self._lock:
             while self._forms and at <= len(text) - self.head:
-                length = self._match(text, at)
+                length = 0
+                if by_length := self._by_head.get(text[at : at + self.head]):
+                    matches = (size for size, forms in by_length.items() if text[at : at + size] in forms)
+                    length = max(matches, default=0)
                 if length:
                     parts += [text[start:at], MASK]
                     start = at + length
                 at += length or 1
         return "".join([*parts, text[start:]])
 
-    def _match(self, text: str, at: int) -> int:
-        """Return the length of the longest form that stands there, or 0."""
-        by_length = self._by_head.get(text[at : at + self.head])
-        if by_length is None:
-            return 0
-        return max((each for each, forms in by_length.items() if text[at : at + each] in forms), default=0)
+
+_concealer = Concealer(bound=65_536)
 
 
-_concealed = _Concealed(bound=65_536)
+def conceal(secrets: Iterable[str]) -> None:
+    """Hide these texts in everything that is logged from now on, also in the forms of URLs and reprs.
 
-
-def conceal(values: Iterable[str]) -> None:
-    """Hide these texts in everything logged from now on, also as URLs and reprs write them.
-
-    Values shorter than 4 characters are ignored: hiding them would shred the log. Past some 65,000 forms,
-    those given longest ago are dropped; giving one again keeps it.
+    Texts shorter than 4 characters are ignored, because hiding them would garble the log. Past some 65,000
+    forms, the oldest are dropped; a text that is passed again counts as new.
     """
-    for value in values:
-        _concealed.add(value)
-
-
-def _forms(value: str) -> set[str]:
-    data = value.encode("utf-8", "surrogatepass")
-    return {
-        value,
-        quote(data),
-        quote(data, safe=""),
-        quote_plus(data),
-        repr(value)[1:-1],
-        json.dumps(value)[1:-1],
-    }
+    for secret in secrets:
+        _concealer.add(secret)
 
 
 def redacted(text: str) -> str:
-    """Return the text without concealed values and without what follows `secret=`."""
-    return _QUERY.sub(rf"\g<1>{MASK}", _concealed.hide(text))
-
-
-def _ordered(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Begin a line with what people scan it for."""
-    first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
-    return {**first, **event}
+    """Return the text without concealed secrets and without the values of `secret=`."""
+    return _QUERY.sub(rf"\g<1>{MASK}", _concealer.hide(text))
 
 
 def _redact(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Make everything plain JSON values without secrets."""
-    return {_text(key): _value(key, value, 0) for key, value in event.items()}
+    """Turn everything into plain JSON values without secrets; time, level and name come first."""
+    first = [key for key in ("timestamp", "level", "event") if key in event]
+    return {_text(key): _value(key, event[key], 0) for key in dict.fromkeys([*first, *event])}
 
 
 def _value(key: object, value: object, depth: int) -> Any:
     if isinstance(key, str) and key.lower() == "secret":
         return MASK
-    if _is_plain(value):
+    # Exact types only: subclasses print and iterate as they please, so they are shown by their repr.
+    kind = type(value)
+    if value is None or kind is bool or (kind is float and math.isfinite(cast("float", value))):
         return value
-    if depth < _DEEPEST:
-        # Subclasses iterate as they please: they are shown by their repr.
-        if type(value) is dict:
-            return {_text(name): _value(name, item, depth + 1) for name, item in value.items()}
-        if type(value) in {list, tuple, set, frozenset}:
-            return [_value(None, item, depth + 1) for item in cast("Iterable[object]", value)]
+    if kind is int and abs(cast("int", value)) < 1 << 63:
+        return value
+    if depth < _MAX_DEPTH and kind is dict:
+        items = cast("dict[object, object]", value).items()
+        return {_text(name): _value(name, item, depth + 1) for name, item in items}
+    if depth < _MAX_DEPTH and kind in {list, tuple, set, frozenset}:
+        return [_value(None, item, depth + 1) for item in cast("Iterable[object]", value)]
     return _text(value)
-
-
-def _is_plain(value: object) -> bool:
-    """Whether JSON has it as it is: exact types only, for subclasses may print as they please."""
-    return (
-        value is None
-        or value is True
-        or value is False
-        or (type(value) is int and abs(value) < 1 << 63)
-        or (type(value) is float and math.isfinite(value))
-    )
 
 
 def _text(value: object) -> str:
     try:
-        text = _said(value)
+        if isinstance(value, str):
+            text = str.__str__(value)
+        elif isinstance(value, BaseException):
+            text = f"{type(value).__name__}: {value}"
+        elif type(value) is int and abs(value) >= 1 << 63:
+            text = hex(value)  # Python refuses to write more than 4300 decimal digits
+        else:
+            text = repr(value)
     except Exception:  # noqa: BLE001 - a foreign __str__ or __repr__ may do anything
         text = f"<{type(value).__name__} that cannot be shown>"
-    # Cut before, for speed, and after, for a secret the first cut may have halved.
-    return _cut(redacted(_cut(text, 4 * _LONGEST)), _LONGEST)
+    # The first cut saves time. The second comes after redaction, because a cut can halve a secret.
+    return _cut(redacted(_cut(text, 4 * _MAX_LENGTH)), _MAX_LENGTH)
 
 
 def _cut(text: str, length: int) -> str:
-    """Keep both ends: a traceback says what happened in its last line."""
+    """Keep both ends: the last line of a traceback says what happened."""
     half = length // 2
     return (
         text if len(text) <= length else f"{text[:half]} …{len(text) - 2 * half} characters… {text[-half:]}"
     )
 
 
-def _said(value: object) -> str:
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, BaseException):
-        return f"{type(value).__name__}: {value}"
-    if type(value) is int:
-        return str(value) if abs(value) < 1 << 63 else hex(value)  # past 4300 digits Python refuses decimals
-    return repr(value)
-
-
-class _Shown:
-    """A value whose repr is what the console shall show; the console renderer takes it as it is."""
+class _ConsoleValue:
+    """A value whose repr is its text on the console; the console renderer prints it unchanged."""
 
     def __init__(self, value: object) -> None:
         self._value = value
@@ -192,39 +166,24 @@ class _Shown:
 
 
 def _for_console(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Leave no character that moves the cursor or begins a line; a traceback is indented, line by line."""
-    own = {"timestamp", "level", "logger", "event"}
-    shown: EventDict = {}
+    """Escape every character that moves the cursor or starts a line; indent each line of a traceback."""
+    texts: EventDict = {}
     for key, value in event.items():
         if key in {"exception", "stack"}:
-            shown[key] = "\n".join(f"    {_escaped(line)}" for line in str(value).split("\n"))
+            texts[key] = "\n".join(f"    {_escaped(line)}" for line in str(value).split("\n"))
+        elif key in {"timestamp", "level", "logger", "event"}:
+            texts[key] = _escaped(str(value))
         else:
-            shown[_escaped(key)] = _escaped(str(value)) if key in own else _Shown(value)
-    return shown
+            texts[_escaped(key)] = _ConsoleValue(value)
+    return texts
 
 
 def _escaped(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def _chain(form: str, *, colors: bool) -> list[Processor]:
-    """Return what every event passes, from its values to a line."""
-    last: list[Processor] = [structlog.processors.JSONRenderer()]
-    if form == "console":
-        plain = structlog.dev.plain_traceback
-        console = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain)
-        last = [_for_console, console]
-    return [
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _ordered,
-        structlog.processors.format_exc_info,  # the plain traceback: locals would hold secrets
-        _redact,
-        *last,
-    ]
-
-
 class _Sink:
-    """Writes lines, whatever is in them and whatever became of the stream."""
+    """Writes lines to a stream. Never raises, whatever the line holds and whatever happened to the stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -233,7 +192,7 @@ class _Sink:
     def write(self, line: str) -> None:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         safe = line.encode(encoding, "backslashreplace").decode(encoding)
-        # A reader that went away must not take the daemon along; there is nowhere left to tell.
+        # A log reader that went away must not stop the daemon, and there is no other place to report it.
         with self._lock, suppress(OSError, ValueError):
             self._stream.write(f"{safe}\n")
             self._stream.flush()
@@ -241,8 +200,8 @@ class _Sink:
     debug = info = warning = error = critical = write
 
 
-class _Bridge(logging.Handler):
-    """Sends records of other libraries through our chain."""
+class LibraryHandler(logging.Handler):
+    """Sends the records of other libraries through our chain."""
 
     def __init__(self, chain: list[Processor], write: Callable[[str], None]) -> None:
         super().__init__()
@@ -250,11 +209,16 @@ class _Bridge(logging.Handler):
         self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Log the record as the event `library_message`."""
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - the arguments are foreign, and do not always fit the text
+            message = _text(record.msg)
         event: Any = {
             "event": "library_message",
-            "level": _level_name(record.levelno),
+            "level": LEVELS[min(max(record.levelno // 10, 1), len(LEVELS)) - 1],
             "logger": record.name,
-            "message": _message(record),
+            "message": message,
             "exc_info": record.exc_info,
         }
         for process in self._chain:
@@ -262,29 +226,28 @@ class _Bridge(logging.Handler):
         self._write(event)
 
 
-def _message(record: logging.LogRecord) -> str:
-    try:
-        return record.getMessage()
-    except Exception:  # noqa: BLE001 - the arguments are foreign, and do not always fit the text
-        return _text(record.msg)
-
-
-def _level_name(number: int) -> str:
-    return LEVELS[min(max(number // 10, 1), len(LEVELS)) - 1]
-
-
 def setup(level: str, format: str | None, stream: TextIO) -> None:  # noqa: A002 - as its flag
     """Send our events from `level` up, and other libraries' from WARNING up, to the stream.
 
-    `format` is `console`, `json`, or None: console on a terminal. Calling it again replaces what was set.
-    Raises ValueError for a level or format there is not.
+    `format` is `console`, `json`, or None: console on a terminal, else JSON. A later call replaces the
+    settings of an earlier one. Raises ValueError for an unknown level or format.
     """
     if level.lower() not in LEVELS:
         raise ValueError(f"no such log level: expected one of {', '.join(LEVELS)}")
     if format is not None and format not in FORMATS:
         raise ValueError(f"no such log format: expected one of {', '.join(FORMATS)}")
     terminal = stream.isatty()
-    chain = _chain(format or ("console" if terminal else "json"), colors=terminal)
+    renderers: list[Processor] = [structlog.processors.JSONRenderer()]
+    if (format or ("console" if terminal else "json")) == "console":
+        plain = structlog.dev.plain_traceback
+        console = structlog.dev.ConsoleRenderer(colors=terminal, sort_keys=False, exception_formatter=plain)
+        renderers = [_for_console, console]
+    chain: list[Processor] = [
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,  # the plain traceback: locals would hold secrets
+        _redact,
+        *renderers,
+    ]
     number = (LEVELS.index(level.lower()) + 1) * 10
     sink = _Sink(stream)
     structlog.configure(
@@ -293,19 +256,16 @@ def setup(level: str, format: str | None, stream: TextIO) -> None:  # noqa: A002
         logger_factory=lambda *_names: sink,
         cache_logger_on_first_use=False,  # loggers made at import must follow a later setup
     )
-    _adopt(_Bridge(chain, sink.write), max(number, logging.WARNING))
+    _handle_libraries(LibraryHandler(chain, sink.write), max(number, logging.WARNING))
 
 
-def _adopt(bridge: _Bridge, level: int) -> None:
-    """Make the bridge our one handler of the standard library's root, and silence who would tell secrets."""
+def _handle_libraries(handler: LibraryHandler, level: int) -> None:
+    """Make this our only handler of the standard library's root logger; silence loggers that log secrets."""
     root = logging.getLogger()
-    for handler in [*root.handlers]:
-        if isinstance(handler, _Bridge):
-            root.removeHandler(handler)
-    root.addHandler(bridge)
+    root.handlers = [*(old for old in root.handlers if not isinstance(old, LibraryHandler)), handler]
     root.setLevel(level)
-    for name in _SILENT:
-        silent = logging.getLogger(name)
-        silent.setLevel(logging.CRITICAL + 1)
-        silent.propagate = False  # a child logger with a level of its own ends here
-        silent.handlers = [logging.NullHandler()]
+    for name in _SILENCED:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL + 1)
+        logger.propagate = False  # a child logger with its own level ends here
+        logger.handlers = [logging.NullHandler()]

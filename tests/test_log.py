@@ -1,4 +1,4 @@
-"""log.py: one chain, no secrets, and nothing hostile breaks a line or the daemon."""
+"""Logging: one chain, no secrets, and nothing hostile breaks a line or stops the daemon."""
 
 from __future__ import annotations
 
@@ -214,29 +214,29 @@ def test_short_values_are_not_concealed() -> None:
 
 def test_the_registry_is_bounded_and_keeps_the_latest() -> None:
     """Past the bound, the values given longest ago go; one given again counts as new."""
-    concealed = log._Concealed(bound=2)
+    concealer = log.Concealer(bound=2)
     for value in ("aaaa1", "bbbb2", "aaaa1", "cccc3"):
-        concealed.add(value)
+        concealer.add(value)
 
-    assert "********** bbbb2 **********" == concealed.hide("aaaa1 bbbb2 cccc3")
+    assert "********** bbbb2 **********" == concealer.hide("aaaa1 bbbb2 cccc3")
 
 
 def test_the_longest_concealed_value_wins() -> None:
     """Of two secrets that begin alike, the whole longer one is hidden."""
-    concealed = log._Concealed(bound=9)
+    concealer = log.Concealer(bound=9)
     for value in ("abcd", "abcdefgh", "abcde"):
-        concealed.add(value)
+        concealer.add(value)
 
-    assert "**********|**********f" == concealed.hide("abcdefgh|abcdef")
+    assert "**********|**********f" == concealer.hide("abcdefgh|abcdef")
 
 
 @given(st.text(min_size=4), st.text(), st.text())
 def test_a_concealed_value_never_survives(value: str, before: str, after: str) -> None:
     """Wherever a concealed value stands in a text, it is gone afterwards (unless the mask spells it)."""
-    concealed = log._Concealed(bound=100)
-    concealed.add(value)
+    concealer = log.Concealer(bound=100)
+    concealer.add(value)
 
-    parts = concealed.hide(f"{before}{value}{after}").split(log.MASK)
+    parts = concealer.hide(f"{before}{value}{after}").split(log.MASK)
 
     assert not any(value in part for part in parts)
 
@@ -385,4 +385,4 @@ def test_setup_leaves_foreign_handlers_alone() -> None:
     handlers = logging.getLogger().handlers
 
     assert foreign in handlers
-    assert 1 == sum(isinstance(handler, log._Bridge) for handler in handlers)
+    assert 1 == sum(isinstance(handler, log.LibraryHandler) for handler in handlers)

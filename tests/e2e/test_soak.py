@@ -122,7 +122,7 @@ class Week:
             "loops": len(poller._loops),
             "slots": len(poller._slots._sites),
             "clients": len(application._client._idle) + len(application._client._busy),
-            "concealed": len(log._concealed._forms),
+            "concealed": len(log._concealer._forms),
             "sites": len(application._pages._sites),
             "behind": len(application._pages._behind),
             "making": len(application.web._making),
