@@ -1,6 +1,6 @@
-"""The composition root: config -> running parts; start, reload, stop, once, histories.
+"""The composition root: builds the parts from the config, starts, reloads and stops them.
 
-Here, and nowhere else, the parts get the clocks, chance and the network.
+Here, and nowhere else, the parts get the clocks, randomness and the network.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from exporter import __version__, log
-from exporter.api.client import Client, Unusable
+from exporter.api.client import Client
 from exporter.clock import Clock, Now
-from exporter.collectors.metrics import ExporterMetrics, subject
+from exporter.collectors.registry import USERS_COLLECTOR
 from exporter.collectors.snapshot import Store
 from exporter.config import ConfigError
-from exporter.config.problems import Problem
 from exporter.config.sharding import WHOLE, Share
-from exporter.endpoint import Endpoint
+from exporter.pages.own import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format
+from exporter.polling.once import poll_once, secrets_of
 from exporter.polling.poller import Poller
 from exporter.web.access import Guard
 from exporter.web.health import HealthSocket
@@ -34,19 +34,18 @@ from exporter.web.server import Server, address_of, listen
 from exporter.web.status import Facts
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     import httpx
-    from prometheus_client import Gauge
 
-    from exporter.collectors.metrics import Subject
-    from exporter.collectors.snapshot import Snapshot
     from exporter.config import Config
+    from exporter.polling.poller import Failure
     from exporter.web.access import Staged
 
 logger = structlog.get_logger()
 
+WEB_CONFIG_REFUSED = "web_config_refused"
 WATCH = 1.0  # seconds between looks at the web config and the files it names
 USER_AGENT = f"cryptoloot-exporter/{__version__}"
 REAL = Clock(lambda: Now(time.time(), time.monotonic()), asyncio.sleep, random.random)
@@ -63,6 +62,28 @@ class Options:
     revision: str = "unknown"
     share: Share = WHOLE
     external_url: str = ""
+
+
+@dataclass(frozen=True)
+class LoadStatus:
+    """How loading the config went: when it last succeeded (Unix seconds), and what was refused since then."""
+
+    loaded_at: float = 0.0
+    refused: frozenset[str] = frozenset()  # log events
+
+    @property
+    def accepted(self) -> bool:
+        """Whether what is on disk is in force, as far as it was loaded."""
+        return not self.refused
+
+    def with_refusal(self, event: str) -> LoadStatus:
+        """Return the status after a load that was refused."""
+        return replace(self, refused=self.refused | {event})
+
+    def without_refusal(self, event: str, now: float) -> LoadStatus:
+        """Return the status after a load of one file that made a refusal good."""
+        refused = self.refused - {event}
+        return replace(self, refused=refused) if refused else LoadStatus(now)
 
 
 class App:
@@ -83,12 +104,11 @@ class App:
         self._clock = clock
         self._transport = transport
         self._store = Store()
-        self._own = ExporterMetrics(__version__, options.revision)
+        self._own = OwnMetrics(__version__, options.revision)
         self._poller = Poller(self._store, self._own, clock, log.conceal)
-        self._changed = asyncio.Event()
-        self._pages = Pages(self._store, self._own, [], self._changed.set)
+        self._pages = Pages(self._store, self._own, clock.now)
         self._reloading = asyncio.Lock()
-        self._bad: set[str] = set()  # the refusals that a later success has not made good
+        self._load_status = LoadStatus()
         self._retired: set[asyncio.Task[None]] = set()
         self._rendering: asyncio.Task[None] | None = None
         self._guard = Guard(options.web_config, os.urandom(32))
@@ -133,8 +153,8 @@ class App:
 
     def _begin(self, config: Config) -> None:
         logger.info("starting", version=__version__, sites=len(config.sites))
-        self._apply(config, _made(config, self._transport))
-        self._rendering = asyncio.create_task(self._render())
+        self._apply(config, Client(config.api, USER_AGENT, self._transport))
+        self._rendering = asyncio.create_task(self._pages.keep_rendered())
 
     def _load(self) -> Config:
         """Load the config, with the sites of this process' share alone."""
@@ -151,11 +171,10 @@ class App:
             try:
                 config, staged = self._load(), self._guard.reread()
                 same = self._client if config.api == self._config.api else None
-                client = same or _made(config, self._transport)
+                client = same or Client(config.api, USER_AGENT, self._transport)
                 await self._renew(staged)
             except ConfigError as error:
-                return self._refused("reload_failed", error)
-            self._bad.clear()
+                return self._refuse("reload_failed", error)
             if self._client and client is not self._client:
                 self._retire(self._client, self._config.api.timeout)
             self._apply(config, client)
@@ -168,10 +187,9 @@ class App:
             try:
                 await self._renew(self._guard.reread())
             except ConfigError as error:
-                return self._refused("web_config_refused", error)
-            self._bad.discard("web_config_refused")
-            if not self._bad:
-                self._own.loaded(self._clock.now().wall)
+                return self._refuse(WEB_CONFIG_REFUSED, error)
+            status = self._load_status.without_refusal(WEB_CONFIG_REFUSED, self._clock.now().wall)
+            self._set_load_status(status)
             logger.info("web_config_changed", notes=list(self._guard.notes()))
             return []
 
@@ -193,14 +211,13 @@ class App:
             logger.info("stopped")
 
     def _apply(self, config: Config, client: Client) -> None:
-        _conceal(config)
+        log.conceal(secrets_of(config))
         for warning in config.warnings:
             logger.warning("config_warning", problem=warning)
         self._config, self._client = config, client
         self._poller.apply(config, client)
-        subjects = [subject(config, site) for site in config.sites]
-        self._pages.show(subjects, on_metrics=config.web.sites_on_metrics)
-        self._own.loaded(self._clock.now().wall)
+        self._pages.show(config.sites, on_metrics=config.web.sites_on_metrics)
+        self._set_load_status(LoadStatus(self._clock.now().wall))
 
     def _retire(self, client: Client, timeout: float) -> None:
         """Close a client when the calls in flight on it have ended, at the latest after their time-out."""
@@ -213,12 +230,17 @@ class App:
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
 
-    def _refused(self, event: str, error: ConfigError) -> list[str]:
+    def _refuse(self, event: str, error: ConfigError) -> list[str]:
+        """Log why a load was refused; return the problems."""
         problems = [str(problem) for problem in error.problems]
-        self._bad.add(event)
-        self._own.reload_successful.set(0)
+        self._set_load_status(self._load_status.with_refusal(event))
         logger.error(event, problems=problems)
         return problems
+
+    def _set_load_status(self, status: LoadStatus) -> None:
+        self._load_status = status
+        self._own.reload_successful.set(status.accepted)
+        self._own.reload_timestamp.set(status.loaded_at)
 
     async def _renew(self, staged: Staged) -> None:
         if self._server and not self._server.should_exit:
@@ -234,15 +256,8 @@ class App:
                 if self._guard.changed():
                     await self.reload_web_config()
             except Exception as error:  # noqa: BLE001 - a certificate that is not renewed must not go unnoticed
-                self._own.reload_successful.set(0)
+                self._set_load_status(self._load_status.with_refusal(WEB_CONFIG_REFUSED))
                 logger.error("web_config_failed", error=type(error).__name__)  # noqa: TRY400 - may hold PEM
-
-    async def _render(self) -> None:
-        """Render what polls bring before it is asked for."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            await self.web.catch_up()
 
     def _say_how(self, addresses: list[str], config: Config) -> None:
         """Log where and how it listens, and what strangers could read there."""
@@ -263,21 +278,21 @@ class App:
         return self._server is not None and self._server.started
 
     def _standing_still(self) -> list[str]:
-        return self._poller.standing_still(self._clock.now())
+        return self._poller.stuck(self._clock.now())
 
     def _facts(self) -> Facts:
-        own, share = self._own, self._options.share
+        share = self._options.share
         return Facts(
             version=__version__,
             revision=self._options.revision,
             python_version=platform.python_version(),
             started=self._started,
-            config_loaded=_shown(own.reload_timestamp),
-            config_accepted=bool(_shown(own.reload_successful)),
+            config_loaded=self._load_status.loaded_at,
+            config_accepted=self._load_status.accepted,
             shard=share.shard,
             total_shards=share.total,
-            page_bytes=int(_shown(own.page_bytes)),
-            series=int(_shown(own.series)),
+            page_bytes=self._pages.full_bytes,
+            series=self._pages.full_series,
             standing_still=self._standing_still(),
             on_metrics=self._pages.on_metrics,
         )
@@ -285,12 +300,6 @@ class App:
     def _hook(self) -> Callable[[], Awaitable[list[str]]] | None:
         # A request that is given up must not stop a reload half-way.
         return (lambda: asyncio.shield(self.reload())) if self._options.lifecycle else None
-
-
-def _shown(gauge: Gauge) -> float:
-    """Return the value that a gauge without labels shows."""
-    (family,) = gauge.collect()
-    return float(family.samples[0].value)
 
 
 def check_web_config(path: Path | None) -> tuple[str, ...]:
@@ -301,65 +310,31 @@ def check_web_config(path: Path | None) -> tuple[str, ...]:
     return staged.config.notes
 
 
-def _made(config: Config, transport: httpx.AsyncBaseTransport | None) -> Client:
-    try:
-        return Client(config.api, USER_AGENT, transport)
-    except Unusable as error:
-        problem = Problem("api", str(error))
-    raise ConfigError([problem])
-
-
-def _conceal(config: Config) -> None:
-    secrets = [site.secret.value.reveal() for site in config.sites]
-    log.conceal([*secrets, config.users.key.reveal()] if config.users.key else secrets)
-
-
-class Once(NamedTuple):
+class Check(NamedTuple):
     """What one round of polls brings: the page as text, what failed, and users that the API refuses.
 
-    Of a failure site, endpoint, reason and detail; of a user site, place in the config and reason.
+    Of a refused user site, place in the config and reason.
     """
 
     page: str
-    failures: list[tuple[str, str, str, str]]
+    failures: list[Failure]
     refused: list[tuple[str, str, str]]
 
 
-async def once(
+async def check_online(
     config: Config, clock: Clock = REAL, transport: httpx.AsyncBaseTransport | None = None
-) -> Once:
-    """Call each endpoint of each site once. Raises ConfigError when no client can be made."""
-    _conceal(config)
-    store, own = Store(), ExporterMetrics(__version__, "unknown")
-    client = _made(config, transport)
-    try:
-        failures = await Poller(store, own, clock, log.conceal).once(config, client)
-    finally:
-        await client.close()
-    own.loaded(clock.now().wall)
-    pages = Pages(store, own, [subject(config, site) for site in config.sites])
+) -> Check:
+    """Poll each endpoint of each site once. Raises ConfigError when no client can be made."""
+    own = OwnMetrics(__version__, "unknown")
+    store, failures = await poll_once(config, own, clock, user_agent=USER_AGENT, transport=transport)
+    now = clock.now()
+    own.reload_successful.set(1)
+    own.reload_timestamp.set(now.wall)
+    page = await Pages(store, own, clock.now, config.sites).metrics(Format.TEXT, zipped=False)
     refused = [
-        (name, f"watch_users[{place}]", reason)
-        for name in store
-        if (watched := store[name].watched)
+        (site.name, f"watch_users[{place}]", reason.value)
+        for site in config.sites
+        if (watched := store[site.name].state(USERS_COLLECTOR).watched)
         for place, reason in watched.value.refused
     ]
-    return Once(pages.edition(clock.now()).page(Format.TEXT).body.decode(), failures, refused)
-
-
-async def histories(
-    config: Config,
-    names: Collection[str] = (),
-    clock: Clock = REAL,
-    transport: httpx.AsyncBaseTransport | None = None,
-) -> tuple[list[tuple[Subject, Snapshot]], list[tuple[str, str, str, str]]]:
-    """Ask for the history of these sites, or of all; return what is known of each, and what failed."""
-    config = replace(config, sites=tuple(site for site in config.sites if not names or site.name in names))
-    _conceal(config)
-    store, own = Store(), ExporterMetrics(__version__, "unknown")
-    client = _made(config, transport)
-    try:
-        failures = await Poller(store, own, clock, log.conceal).once(config, client, [Endpoint.HISTORY])
-    finally:
-        await client.close()
-    return [(subject(config, site), store[site.name]) for site in config.sites], failures
+    return Check(page.decode(), failures, refused)

@@ -14,9 +14,16 @@ class Now(NamedTuple):
     wall: float
     mono: float
 
+    def earlier(self, other: Now) -> Now:
+        """Return the earlier moment on each clock."""
+        return Now(min(self.wall, other.wall), min(self.mono, other.mono))
+
+
+NEVER = Now(float("inf"), float("inf"))
+
 
 class Clock(NamedTuple):
-    """The outer world's time and chance: both clocks, a sleep of so many seconds, a number of [0, 1)."""
+    """Where time and randomness come from: both clocks, a sleep in seconds, a number in [0, 1)."""
 
     now: Callable[[], Now]
     sleep: Callable[[float], Awaitable[None]]

@@ -1,22 +1,19 @@
-"""The endpoints that are polled, and the reasons why a poll fails."""
+"""The names that every part shares: an endpoint of the API, and the reasons why a poll fails."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import NewType
 
-
-class Endpoint(StrEnum):
-    """The read endpoints, by the API's own paths; the names are those of config.yaml's `poll` section."""
-
-    PAYOUT = "/stats/payout"
-    HISTORY = "/stats/history"
-    TOP_USERS = "/user/top"
-    ALL_USERS = "/user/list"
-    BALANCES = "/user/balance"
+# A read endpoint, by the API's own path. Each collector has the constants of its own.
+Endpoint = NewType("Endpoint", str)
 
 
 class Reason(StrEnum):
-    """Why a poll failed; each failed poll counts under exactly one. The last two fail one user alone."""
+    """Why a poll failed; each failed poll counts under exactly one.
+
+    The last three are codes of single endpoints, and the last two are of one watched user and not of a poll.
+    """
 
     TIMEOUT = "timeout"
     DNS = "dns"
@@ -39,14 +36,6 @@ class Reason(StrEnum):
     MISSING_INPUT = "missing_input"  # /user/balance only
     UNKNOWN_USER = "unknown_user"  # /user/balance only
 
-    def concerns(self, endpoint: Endpoint) -> bool:
-        """Whether a call of the endpoint can fail for this reason."""
-        return _ONLY.get(self, endpoint) is endpoint
 
-
-_ONLY = {
-    Reason.INVALID_PAGE: Endpoint.ALL_USERS,
-    Reason.MISSING_INPUT: Endpoint.BALANCES,
-    Reason.UNKNOWN_USER: Endpoint.BALANCES,
-}
-USER_REASONS = (Reason.MISSING_INPUT, Reason.UNKNOWN_USER)  # of one watched user, never of a poll
+USER_REASONS = (Reason.MISSING_INPUT, Reason.UNKNOWN_USER)
+COMMON_REASONS = tuple(reason for reason in Reason if reason not in (Reason.INVALID_PAGE, *USER_REASONS))

@@ -31,9 +31,10 @@ import contextlib
 import socket
 import ssl
 import zlib
+from dataclasses import dataclass, field
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
 import httpx
 
@@ -209,6 +210,14 @@ _CODES = {
 }
 
 
+@dataclass(frozen=True)
+class Request(Generic[T]):
+    endpoint: Endpoint
+    decode: Callable[[bytes], T]
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    errors: tuple[type[ApiError], ...] = ()
+
+
 class Unusable(Exception):
     """A client that cannot be made: the environment's proxies or certificates are not what they should be."""
 
@@ -272,27 +281,10 @@ class Client:
             while self._idle and (len(self._idle) > IDLE or now - self._idle[0][0] > IDLE_SECONDS):
                 await self._idle.pop(0)[1].aclose()
 
-    async def payout(self, secret: Secret) -> model.Payout:
-        """Return the payout rate and the network's stats (reference: /stats/payout)."""
-        return await self._call(Endpoint.PAYOUT, secret, {}, model.decode_payout)
-
-    async def history(self, secret: Secret) -> model.History:
-        """Return the hourly rows of the last seven days (reference: /stats/history)."""
-        return await self._call(Endpoint.HISTORY, secret, {}, model.decode_history)
-
-    async def top_users(self, secret: Secret, *, count: int, order: str) -> model.Users:
-        """Return the first `count` users, 1 to 1024, by `order` (reference: /user/top)."""
-        parameters = {"count": str(count), "order": order}
-        return await self._call(Endpoint.TOP_USERS, secret, parameters, model.decode_top_users)
-
-    async def user_page(self, secret: Secret, *, count: int, page: str) -> model.Users:
-        """Return a page of `count` users, 32 to 8192, by name; "" is the first (reference: /user/list)."""
-        parameters = {"count": str(count), **({"page": page} if page else {})}
-        return await self._call(Endpoint.ALL_USERS, secret, parameters, model.decode_user_page)
-
-    async def balance(self, secret: Secret, *, name: str) -> model.UserBalance:
-        """Return one user's total, withdrawn and balance (reference: /user/balance); UserRefused besides."""
-        return await self._call(Endpoint.BALANCES, secret, {"name": name}, model.decode_balance)
+    async def call(self, request: Request[T], secret: Secret) -> T:
+        """Call."""
+        self._errors = request.errors
+        return await self._call(request.endpoint, secret, request.parameters, request.decode)
 
     async def _call(
         self, endpoint: Endpoint, secret: Secret, parameters: Mapping[str, str], decode: Callable[[bytes], T]
@@ -454,7 +446,7 @@ def _refusal(endpoint: Endpoint, answer: _Answer) -> PollError | None:
 
 def _api_error(endpoint: Endpoint, code: str) -> PollError:
     error = _CODES.get(code)
-    if error is None or not error.reason.concerns(endpoint):
+    if error is None or (error.reason in ("invalid_page","missing_input","unknown_user") and {"invalid_page":"/user/list"}.get(error.reason,"/user/balance")!=endpoint):
         return UnknownError("the API answered with an error code that the reference does not have here")
     return error(f"the API answered {code}")
 

@@ -1,145 +1,231 @@
-"""Pure functions over the rows of `/stats/history`: settled rows, baseline, windows, meaning of `hashes`.
-
-Rows are as `tidy` leaves them: ascending by `synctime` (Unix seconds, the hour's begin), one per `synctime`.
-"""
+"""`/stats/history`: a week of hourly rows, of which the last complete hour is what alerts judge."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from enum import StrEnum
-from itertools import pairwise
+from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from exporter.api.answers import History, HistoryRow, decode_history
+from exporter.api.client import Request
+from exporter.clock import Now
+from exporter.collectors import history_rows
+from exporter.collectors.collector import (
+    Collector,
+    Expiry,
+    Family,
+    LogLine,
+    MetricList,
+    Reading,
+    Step,
+    Traits,
+    Visible,
+    next_moment,
+)
+from exporter.collectors.history_rows import BASELINE_SAMPLES, SETTLED_AFTER, Meaning
+from exporter.endpoint import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from exporter.api.answers import HistoryRow
+    from exporter.collectors.collector import Ask
+    from exporter.config import Poll, Site
 
-HOUR = 3600
-DAY = 24 * HOUR
-WEEK_ROWS = 7 * 24  # one for each hour: what the API remembers
-SETTLED_AFTER = HOUR + 15 * 60  # an hour's row may still be corrected a little after the hour has ended
-FUTURE = HOUR  # clocks differ; a row that begins later than this is no clock difference
-BASELINE_SAMPLES = 3  # the median of two is an average: one odd day would move it
-
-
-class Meaning(StrEnum):
-    """What a row's `hashes` turned out to mean; the reference only says "total hashes"."""
-
-    HOURLY = "hourly"
-    CUMULATIVE = "cumulative"
-    UNKNOWN = "unknown"
-
-
-def tidy(rows: Iterable[HistoryRow], now: float) -> tuple[tuple[HistoryRow, ...], int]:
-    """Sort rows, keep the last of duplicates, drop those of the future; return the rows and how many were."""
-    kept: dict[float, HistoryRow] = {}
-    future = 0
-    for row in rows:
-        if row.synctime > now + FUTURE:
-            future += 1
-        else:
-            kept[row.synctime] = row
-    return tuple(kept[synctime] for synctime in sorted(kept)), future
-
-
-def settled_count(rows: Sequence[HistoryRow], now: float) -> int:
-    """How many rows, from the oldest, ended at least 15 minutes before `now` and will not change any more."""
-    count = len(rows)
-    while count and rows[count - 1].synctime + SETTLED_AFTER > now:
-        count -= 1
-    return count
-
-
-def baseline(settled: Sequence[HistoryRow]) -> list[float]:
-    """Hashrates of the rows that share the newest row's UTC hour on earlier days, oldest first."""
-    if not settled:
-        return []
-    newest = _hour(settled[-1])
-    return [row.hashrate for row in settled[:-1] if (newest - _hour(row)) % 24 == 0 and _hour(row) < newest]
-
-
-def baselines(rows: Sequence[HistoryRow]) -> list[float | None]:
-    """For each row the median of those that share its UTC hour on earlier days; None with fewer than 3."""
-    found: list[float | None] = []
-    earlier: defaultdict[int, list[HistoryRow]] = defaultdict(list)
-    for row in rows:
-        peers = earlier[_hour(row) % 24]
-        rates = [peer.hashrate for peer in peers if _hour(peer) < _hour(row)]
-        found.append(median(rates) if len(rates) >= BASELINE_SAMPLES else None)
-        peers.append(row)
-    return found
-
-
-def missing(rows: Sequence[HistoryRow]) -> int:
-    """How many hours between the oldest and the newest row have none."""
-    if not rows:
-        return 0
-    return _hour(rows[-1]) - _hour(rows[0]) + 1 - len({_hour(row) for row in rows})
-
-
-def meaning(settled: Sequence[HistoryRow], previous: Meaning) -> Meaning:
-    """Tell what `hashes` means; without a row that has hashes and a hashrate, keep the `previous` meaning."""
-    if not telling(settled):
-        return previous
-    if _plausible([(row.hashes, row.hashrate) for row in settled]):
-        return Meaning.HOURLY
-    if any(a.hashes > b.hashes for a, b in pairwise(settled)):
-        return Meaning.UNKNOWN
-    differences = [(b.hashes - a.hashes, b.hashrate) for a, b in _successive(settled)]
-    if previous is Meaning.CUMULATIVE and not any(hashes and rate for hashes, rate in differences):
-        return previous  # a site that stopped: its last mining is in the oldest row, whose difference is gone
-    return Meaning.CUMULATIVE if _plausible(differences) else Meaning.UNKNOWN
+HISTORY = Endpoint("/stats/history")
+METRICS = MetricList()
+HASHRATE = METRICS.gauge(
+    "hashrate_hashes_per_second",
+    "hashrate of /stats/history's newest settled row, whose hour ended 15 minutes ago or more.",
+    "/stats/history hashrate",
+    Expiry.ROW,
+)
+UNSETTLED_HASHRATE = METRICS.gauge(
+    "unsettled_hashrate_hashes_per_second",
+    "hashrate of /stats/history's newest row, possibly still filling: for graphs, not for alerts.",
+    "/stats/history hashrate",
+    Expiry.ROW,
+)
+BASELINE = METRICS.gauge(
+    "baseline_hashrate_hashes_per_second",
+    "Median hashrate of /stats/history's settled rows at the newest one's UTC hour on earlier days; "
+    "absent with fewer than 3.",
+    "/stats/history hashrate",
+    Expiry.ROW,
+)
+SAMPLES = METRICS.gauge(
+    "baseline_samples",
+    "Rows of /stats/history that the baseline hashrate is the median of.",
+    "/stats/history hashrate",
+)
+ROW_HASHES = METRICS.gauge(
+    "history_row_hashes",
+    "Hashes in the newest settled row's hour: hashes of /stats/history.",
+    "/stats/history hashes",
+    Expiry.ROW,
+)
+DAY_HASHES = METRICS.gauge(
+    "history_day_hashes",
+    "Hashes in the last 24 settled rows, or fewer: hashes of /stats/history.",
+    "/stats/history hashes",
+    Expiry.ROW,
+)
+WEEK_HASHES = METRICS.gauge(
+    "history_week_hashes",
+    "Hashes in all settled rows, a week's when the site is that old: hashes of /stats/history.",
+    "/stats/history hashes",
+    Expiry.ROW,
+)
+ROW_TIMESTAMP = METRICS.gauge(
+    "history_row_timestamp_seconds",
+    "synctime of /stats/history's newest row.",
+    "/stats/history synctime",
+    Expiry.NEVER,
+)
+SETTLED_TIMESTAMP = METRICS.gauge(
+    "history_settled_row_timestamp_seconds",
+    "synctime of /stats/history's newest settled row.",
+    "/stats/history synctime",
+    Expiry.NEVER,
+)
+ROWS = METRICS.gauge(
+    "history_rows", "Rows of /stats/history, without duplicates and future ones.", "/stats/history synctime"
+)
+MISSING_ROWS = METRICS.gauge(
+    "history_missing_rows",
+    "Hours between /stats/history's oldest and newest row without one.",
+    "/stats/history synctime",
+)
+HASHES_MODE = METRICS.gauge(
+    "history_hashes_mode",
+    "1 for what hashes of /stats/history turned out to mean, 0 for the other modes.",
+    "/stats/history hashes",
+    Expiry.STALE,
+    "mode",
+)
 
 
-def telling(settled: Iterable[HistoryRow]) -> bool:
-    """Whether the rows tell at all what `hashes` means: one with hashes and a hashrate is enough."""
-    return any(row.hashes and row.hashrate for row in settled)
+@dataclass(frozen=True)
+class HistoryState:
+    """The last answer's rows, the last rows there were, and what their `hashes` mean.
+
+    Rows of an earlier answer outlive an empty one: their timestamps say how old the newest known row is.
+    `contradictory` says that the rows tell what `hashes` means, and that no known meaning fits.
+    """
+
+    answer: Reading[tuple[HistoryRow, ...]] | None = None
+    rows: tuple[HistoryRow, ...] = ()
+    meaning: Meaning = Meaning.UNKNOWN
+    contradictory: bool = False
 
 
-def row_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
-    """Hashes in the newest row's hour; None when the rows at hand do not tell."""
-    if not settled or means is Meaning.UNKNOWN:
-        return None
-    if means is Meaning.HOURLY:
-        return settled[-1].hashes
-    pairs = _successive(settled[-2:])
-    return max(0.0, pairs[0][1].hashes - pairs[0][0].hashes) if pairs else None
+class HistoryView(NamedTuple):
+    """The rows as visible; `settled` of them, from the oldest, are complete hours.
+
+    `current` and `empty` are about the last answer: whether it is young enough, whether it had no rows.
+    A row is recent while it is younger than `max_row_age`.
+    """
+
+    rows: tuple[HistoryRow, ...]
+    settled: int
+    meaning: Meaning
+    current: bool
+    empty: bool
+    newest_recent: bool
+    settled_recent: bool
+
+    @property
+    def settled_rows(self) -> tuple[HistoryRow, ...]:
+        """The rows of complete hours."""
+        return self.rows[: self.settled]
+
+    @property
+    def old(self) -> bool:
+        """Whether the API answers, and without a recent row: it is stuck, or has lost its rows."""
+        return (bool(self.rows) and self.empty) or (self.settled > 0 and not self.settled_recent)
 
 
-def day_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
-    """Hashes in the last 24 rows or fewer; None when the rows do not tell."""
-    if not settled or means is Meaning.UNKNOWN:
-        return None
-    if means is Meaning.HOURLY:
-        return sum(row.hashes for row in settled[-24:])
-    # The oldest of the 24 has its hour's hashes from the row before it.
-    differences = [max(0.0, b.hashes - a.hashes) for a, b in _successive(settled[-25:])]
-    return sum(differences) if differences else None
+class HistoryCollector(Collector[HistoryState, HistoryView]):
+    """The rows of the last answer, and what is computed from them."""
 
+    name = "history"
+    endpoints = {HISTORY: Traits(rejects_entries=True)}
+    metrics = METRICS
+    initial = HistoryState()
 
-def week_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
-    """Hashes in all rows, gaps of cumulative rows included; None when the rows do not tell."""
-    if not settled or means is Meaning.UNKNOWN:
-        return None
-    if means is Meaning.HOURLY:
-        return sum(row.hashes for row in settled)
-    if len(settled) < 2:  # noqa: PLR2004 - a difference needs two
-        return None
-    return sum(max(0.0, b.hashes - a.hashes) for a, b in pairwise(settled))
+    def polls(self, site: Site) -> Mapping[Endpoint, Poll]:
+        """Poll always."""
+        return {HISTORY: site.polls.history}
 
+    async def poll(self, site: Site, endpoint: Endpoint, ask: Ask) -> History:
+        """Ask once."""
+        return await ask(Request(endpoint, decode_history))
 
-def _hour(row: HistoryRow) -> int:
-    return int(row.synctime // HOUR)
+    def step(
+        self, site: Site, endpoint: Endpoint, state: HistoryState, answer: History, now: Now
+    ) -> Step[HistoryState]:
+        """Keep the rows in order, and find out what `hashes` means; warn once when nothing fits."""
+        rows, future = history_rows.tidy(answer.entries, now.wall)
+        settled = rows[: history_rows.settled_count(rows, now.wall)]
+        meaning = history_rows.meaning(settled, state.meaning)
+        kept = rows or state.rows
+        complete = kept[: history_rows.settled_count(kept, now.wall)]
+        contradictory = meaning is Meaning.UNKNOWN and history_rows.telling(complete)
+        warning = LogLine("history_hashes_unknown", {"endpoint": endpoint})
+        return Step(
+            HistoryState(Reading(rows, now), kept, meaning, contradictory),
+            answer.rejected + future,
+            (warning,) if contradictory and not state.contradictory else (),
+        )
 
+    def visible(self, site: Site, state: HistoryState, now: Now) -> Visible[HistoryView]:
+        """Show the answer until it is stale, and each row until it is too old, by the wall clock."""
+        rows, until = self.current(site, HISTORY, state.answer, now)
+        settled = history_rows.settled_count(state.rows, now.wall)
+        newest, newest_settled = state.rows[-1:], state.rows[max(0, settled - 1) : settled]
+        max_age = site.polls.history.max_row_age
+        view = HistoryView(
+            state.rows,
+            settled,
+            state.meaning,
+            current=rows is not None,
+            empty=state.answer is not None and not state.answer.value,
+            newest_recent=any(now.wall - row.synctime <= max_age for row in newest),
+            settled_recent=any(now.wall - row.synctime <= max_age for row in newest_settled),
+        )
+        moments = [row.synctime + max_age for row in (*newest, *newest_settled)]
+        moments += [row.synctime + SETTLED_AFTER for row in state.rows[settled : settled + 1]]
+        stale = frozenset({HISTORY}) if rows is None or view.old else frozenset()
+        return Visible(view, Now(next_moment(moments, now.wall), until.mono), stale)
 
-def _successive(settled: Sequence[HistoryRow]) -> list[tuple[HistoryRow, HistoryRow]]:
-    """Pairs of rows whose hours follow each other: only their difference belongs to one hour."""
-    return [(a, b) for a, b in pairwise(settled) if _hour(b) - _hour(a) == 1]
-
-
-def _plausible(pairs: Iterable[tuple[float, float]]) -> bool:
-    """Whether hashes are what their hashrate makes in an hour, by the median of those above 0."""
-    ratios = [hashes / (hashrate * HOUR) for hashes, hashrate in pairs if hashes > 0 and hashrate > 0]
-    return bool(ratios) and 0.5 <= median(ratios) <= 2  # noqa: PLR2004 - room for rounding, none for another unit
+    def families(self, site: Site, view: HistoryView) -> Iterator[Family]:
+        """Return row timestamps always, the rest while the answer is current."""
+        settled = view.settled_rows
+        if view.rows:
+            yield Family.single(ROW_TIMESTAMP, site, view.rows[-1].synctime)
+        if settled:
+            yield Family.single(SETTLED_TIMESTAMP, site, settled[-1].synctime)
+        if not view.current:
+            return
+        rows = () if view.empty else view.rows
+        yield Family.single(ROWS, site, len(rows))
+        yield Family.single(MISSING_ROWS, site, history_rows.missing(rows))
+        modes = [mode.value for mode in Meaning]
+        yield Family(HASHES_MODE, (modes, site.name), [float(mode is view.meaning) for mode in Meaning])
+        if rows and view.newest_recent:
+            yield Family.single(UNSETTLED_HASHRATE, site, rows[-1].hashrate)
+        if not (rows and settled):
+            return
+        peers = history_rows.baseline(settled)
+        yield Family.single(SAMPLES, site, len(peers))
+        if not view.settled_recent:
+            return
+        yield Family.single(HASHRATE, site, settled[-1].hashrate)
+        if len(peers) >= BASELINE_SAMPLES:
+            yield Family.single(BASELINE, site, median(peers))
+        for metric, hashes in (
+            (ROW_HASHES, history_rows.row_hashes(settled, view.meaning)),
+            (DAY_HASHES, history_rows.day_hashes(settled, view.meaning)),
+            (WEEK_HASHES, history_rows.week_hashes(settled, view.meaning)),
+        ):
+            if hashes is not None:
+                yield Family.single(metric, site, hashes)

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from exporter.endpoint import Endpoint
-
 if TYPE_CHECKING:
     from exporter.config.secret import Secret, SecretSource
-    from exporter.config.sections import Poll, Polls
+    from exporter.config.sections import Polls
 
 
 @dataclass(frozen=True)
@@ -52,19 +50,6 @@ class Site:
     polls: Polls
     api: Api
     users: Users
-
-    def active_polls(self) -> dict[Endpoint, Poll]:  # until collectors decide which endpoints are polled
-        """Return how each endpoint that is polled is polled."""
-        polls: dict[Endpoint, Poll] = {
-            Endpoint.PAYOUT: self.polls.payout,
-            Endpoint.HISTORY: self.polls.history,
-            Endpoint.TOP_USERS: self.polls.top_users,
-        }
-        if self.polls.all_users.enabled:
-            polls[Endpoint.ALL_USERS] = self.polls.all_users
-        if self.watch_users:
-            polls[Endpoint.BALANCES] = self.polls.balances
-        return polls
 
 
 @dataclass(frozen=True)

@@ -1,449 +1,250 @@
-"""The finished pages: bytes made when a site's data changes, put together when asked for.
+"""The pages in force: each site's own, and the full one.
 
-A site's lines are kept by family, so that a poll renders what it changed and no more. What is long is
-compressed there and then, once for both formats, and a gzip page is one member made of such parts: a full
-flush ends each of them at a byte and forgets what came before (RFC 1951; zlib's manual on `deflate`).
+A site's families are rendered when its data has changed, or when time has changed what is visible. A page is
+finished when it is first asked for, and kept until something changes.
 """
 
 from __future__ import annotations
 
-import threading
-import zlib
-from array import array
-from dataclasses import dataclass, field
-from itertools import count
+import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
-from msgspec import Struct
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from exporter.clock import Now
-from exporter.collectors.metrics import GROUPS, SITE_METRICS, unchanged_until
-from exporter.pages.text import Format, header, lines
+from exporter.clock import NEVER, Now
+from exporter.collectors.registry import SECTIONS, SITE_METRICS
+from exporter.pages.page import NO_SITE, Page, header_bytes
+from exporter.pages.text import Format, lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from exporter.collectors.metrics import ExporterMetrics, Family, Subject
     from exporter.collectors.snapshot import Snapshot, Store
+    from exporter.config import Site
+    from exporter.pages.own import OwnMetrics
+    from exporter.pages.page import SiteText
 
-OWN_MAX_AGE = 1.0  # seconds: how old the exporter's own metrics may be on a page
-AGAIN = 10.0  # seconds until a site that could not be rendered is looked at again
-LEVEL = 1  # twice the size of level 9 at a tenth of its time; the next scrape is seconds away
-LONG = 8 * 1024  # bytes of lines that are compressed on their own
-MANY = 100  # samples of a family that are rendered in a step of their own
-PIECE = 64 * 1024  # bytes: what is written at once is copied, and encrypted, at once
-GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"  # RFC 1952: deflate, no time, fastest, unknown system
-LAST_BLOCK = b"\x03\x00"  # an empty one (RFC 1951, 3.2.6)
-_DONE = object()
-_numbers = count()
+OWN_MAX_AGE = 1.0  # seconds: how old the exporter's own metrics may be in a scrape
+RETRY = 10.0  # seconds until a site that could not be rendered is tried again
+THREAD_ABOVE = 1024 * 1024  # bytes: finishing a larger page takes too long for the event loop
+
 log = structlog.get_logger()
-NEVER = Now(float("inf"), float("inf"))
 
 
-class Part(Struct, frozen=True, gc=False):
-    """The sample lines of one family of one site; `deflated` as well where they are long."""
+class SitePage(NamedTuple):
+    """A site as it is exported: its config, its data, and how large its samples are."""
 
-    plain: bytes
-    deflated: bytes | None = None
-
-
-class Page(NamedTuple):
-    """A finished page, in pieces to be written one after another, and their length together."""
-
-    pieces: tuple[bytes, ...]
-    length: int
-
-    @property
-    def body(self) -> bytes:
-        """All of it."""
-        return b"".join(self.pieces)
-
-
-@dataclass(frozen=True)
-class Edition:
-    """What is shown at one moment: parts by site and family, and the exporter's own lines by format.
-
-    Pages are made from it when first asked for, in any thread.
-    """
-
-    number: int  # later ones have higher numbers
-    sites: tuple[tuple[Part | None, ...], ...]
-    own: Mapping[Format, bytes]
-    size: int  # bytes of the page as plain text
-    _made: dict[tuple[Format, bool], Page] = field(default_factory=dict)
-
-    def made(self, format_: Format, *, zipped: bool) -> Page | None:
-        """Return a page if it is there already."""
-        return self._made.get((format_, zipped))
-
-    def page(self, format_: Format, *, zipped: bool = False) -> Page:
-        """Return a page, plain or as one gzip member; the same one each time."""
-        page = self._made.get((format_, zipped))
-        if page is None:
-            parts = self._parts(format_)
-            pieces = tuple(_pieces(_zipped(parts) if zipped else (part.plain for part in parts))) or (b"",)
-            page = self._made[format_, zipped] = Page(pieces, sum(map(len, pieces)))
-        return page
-
-    def _parts(self, format_: Format) -> Iterator[Part]:
-        for head, column in _columns(self.sites, format_):
-            found = [part for part in column if part is not None]
-            if found:
-                yield head
-                yield from found
-        yield Part(self.own.get(format_, b""))
-        yield Part(format_.end)
-
-
-def _columns(
-    sites: Sequence[Sequence[Part | None]], format_: Format
-) -> Iterator[tuple[Part, tuple[Part | None, ...]]]:
-    """Go through the families: each one's header, and each site's part of it; nothing without a site."""
-    return zip(HEADS[format_], zip(*sites, strict=True), strict=bool(sites))
-
-
-HEADS = {format_: tuple(Part(header(metric, format_)) for metric in SITE_METRICS) for format_ in Format}
-
-
-def _zipped(parts: Iterable[Part]) -> Iterator[bytes]:
-    """Frame parts as one gzip member, compressing those that are not yet."""
-    crc, length = 0, 0
-    yield GZIP_HEAD
-    for part in _runs(parts):
-        crc = zlib.crc32(part.plain, crc)
-        length += len(part.plain)
-        yield part.deflated or _deflated(part.plain)
-    yield LAST_BLOCK
-    yield crc.to_bytes(4, "little") + (length % 2**32).to_bytes(4, "little")
-
-
-def _runs(parts: Iterable[Part]) -> Iterator[Part]:
-    """Put neighbours that are not compressed yet together."""
-    run: list[bytes] = []
-    for part in parts:
-        if part.deflated is None:
-            run.append(part.plain)
-            continue
-        if run:
-            yield Part(b"".join(run))
-            run = []
-        yield part
-    yield Part(b"".join(run))
-
-
-def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Put small chunks together, leave larger ones as they are, and cut what is too large to be written."""
-    batch: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        large = len(chunk) > PIECE // 2
-        if size and (large or size + len(chunk) > PIECE):
-            yield b"".join(batch)
-            batch, size = [], 0
-        if large:
-            yield from _cut(chunk)
-        else:
-            batch.append(chunk)
-            size += len(chunk)
-    if size:
-        yield b"".join(batch)
-
-
-def _cut(batch: bytes) -> Iterator[bytes]:
-    if len(batch) <= 2 * PIECE:
-        yield batch
-    else:
-        yield from (batch[start : start + PIECE] for start in range(0, len(batch), PIECE))
-
-
-def _deflate() -> Any:
-    return zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)  # without a frame
-
-
-class Compressor(threading.local):
-    """Each thread's own: making one takes longer than what it has to do for a small part (0.05 ms)."""
-
-    def __init__(self, make: Callable[[], Any] = _deflate) -> None:
-        self._make = make
-        self._stream = make()
-
-    def __call__(self, plain: bytes) -> bytes:
-        """Return what is compressed so that it can stand between any other such parts."""
-        try:
-            deflated: bytes = self._stream.compress(plain) + self._stream.flush(zlib.Z_FULL_FLUSH)
-        except BaseException:  # what it has taken so far must not come out with the next
-            self._stream = self._make()
-            raise
-        return deflated
-
-
-_deflated = Compressor()
-
-
-class _Site:
-    """The parts of one site, what they were made from, and until when they hold."""
-
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.parts: tuple[Part | None, ...] = (None,) * len(SITE_METRICS)
-        self.size = 0  # bytes of all parts
-        self.series = 0
-        self.until = NEVER
-        self._views: list[Any] = [None] * len(GROUPS)
-        self._groups: list[dict[str, _Rendered]] = [{} for _ in GROUPS]
-        self._edition: Edition | None = None
-
-    def refresh(self, snapshot: Snapshot, now: Now) -> Iterator[None]:
-        """Render what has changed, in steps of less than a millisecond; the last one shows all of it."""
-        until = unchanged_until(self.subject, snapshot, now)
-        views = [group.view(self.subject, snapshot, now) for group in GROUPS]
-        groups = list(self._groups)
-        for place, group in enumerate(GROUPS):
-            if views[place] != self._views[place]:
-                families = group.families(self.subject, views[place])
-                groups[place] = yield from _rendered(families, self._groups[place])
-        self.until = until
-        if views != self._views:
-            self._views = views
-            self._show(groups)
-
-    def _show(self, groups: list[dict[str, _Rendered]]) -> None:
-        self._groups = groups
-        found = {name: rendered.part for group in groups for name, rendered in group.items()}
-        self.parts = tuple(found.get(metric.name) for metric in SITE_METRICS)
-        self.size = sum(len(part.plain) for part in found.values())
-        self.series = (
-            sum(len(each.values) for group in groups for each in group.values()) // array("d").itemsize
-        )
-        self._edition = None
-
-    def edition(self) -> Edition:
-        """Return the site's own edition; the same one until something changes."""
-        if self._edition is None:
-            self._edition = Edition(next(_numbers), (self.parts,), {}, self.size)
-        return self._edition
-
-
-class _Rendered(Struct, frozen=True, gc=False):
-    """A part, and what it was made from; the values packed: the garbage collector looks at every float."""
-
-    labels: tuple[str | Sequence[str], ...]
-    values: bytes
-    part: Part
-
-
-def _rendered(
-    families: Iterable[Family], known: Mapping[str, _Rendered]
-) -> Generator[None, None, dict[str, _Rendered]]:
-    """Render the families that are not known as they are: few users withdraw between two polls."""
-    found = {}
-    for family in families:
-        name, values = family.metric.name, array("d", family.values).tobytes()
-        before = known.get(name)
-        # The values first: where they differ, as they mostly do, one look tells.
-        if before and before.values == values and before.labels == family.labels:
-            found[name] = before
-        elif values:
-            if len(family.values) >= MANY:
-                yield
-            plain = lines(family)
-            found[name] = _Rendered(family.labels, values, Part(plain))
-            if len(plain) >= LONG:
-                yield
-                found[name] = _Rendered(family.labels, values, Part(plain, _deflated(plain)))
-    return found
-
-
-class Shown(NamedTuple):
-    """A site as it is shown: what the config says, what is known, and how large its lines are."""
-
-    subject: Subject
+    site: Site
     snapshot: Snapshot
-    page_bytes: int
+    bytes: int
     series: int
 
 
-class Pages:
-    """The editions in force: the full one, and one of each site.
+class _RenderedSite:
+    """The rendered families of one site, and until when they are right."""
 
-    `store` tells of every change, and `wake` is called for it; time makes others, and every site knows until
-    when nothing does.
-    """
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.text: SiteText = NO_SITE
+        self.bytes = 0
+        self.series = 0
+        self.until = NEVER
+        self._views: list[Any] = [None] * len(SECTIONS)
+        self._sections: list[dict[str, tuple[bytes, int]]] = [{} for _ in SECTIONS]
+        self._page: Page | None = None
+
+    def render(self, snapshot: Snapshot, now: Now) -> bool:
+        """Render the sections whose view has changed; return whether there was one."""
+        visible = [section.visible(self.site, snapshot, now) for section in SECTIONS]
+        sections = [
+            before
+            if view == old_view
+            else {
+                family.metric.name: (lines(family), len(family.values))
+                for family in section.families(self.site, view)
+                if family.values
+            }
+            for section, (view, _, _), old_view, before in zip(
+                SECTIONS, visible, self._views, self._sections, strict=True
+            )
+        ]
+        self.until = NEVER
+        for _, until, _ in visible:
+            self.until = self.until.earlier(until)
+        views = [view for view, _, _ in visible]
+        if views == self._views:
+            return False
+        self._views, self._sections = views, sections
+        texts = {name: text for section in sections for name, (text, _) in section.items()}
+        self.text = tuple(texts.get(metric.name) for metric in SITE_METRICS)
+        self.bytes = sum(map(len, texts.values()))
+        self.series = sum(count for section in sections for _, count in section.values())
+        self._page = None
+        return True
+
+    def page(self) -> Page:
+        """Return the site's own page; the same one until something changes."""
+        if self._page is None:
+            self._page = Page([self.text], {})
+        return self._page
+
+
+class Pages:
+    """The pages of all sites. `store` reports every change of data; changes by time are found here."""
 
     def __init__(
-        self,
-        store: Store,
-        own: ExporterMetrics,
-        subjects: Sequence[Subject],
-        wake: Callable[[], None] = lambda: None,
+        self, store: Store, own: OwnMetrics, now: Callable[[], Now], sites: Sequence[Site] = ()
     ) -> None:
         self._store = store
         self._own = own
-        self._wake = wake
-        self._own_made = float("-inf")
-        self._own_lines: dict[Format, bytes] = {}
-        self._full: Edition | None = None
-        self._sites: dict[str, _Site] = {}
-        self._behind: dict[str, None] = {}  # sites to be looked at, the longest waiting first
-        self.done = 0  # how often a site was rendered
-        self._working = ""  # the site that is being rendered, if any
-        self._work: Iterator[None] = iter(())  # the steps left of it
-        self._until, self._wall = NEVER, 0.0
-        store.tell = self._changed
-        self.show(subjects)
+        self._now = now
+        self._sites: dict[str, _RenderedSite] = {}
+        self._outdated: dict[str, None] = {}  # names of sites to be rendered, the longest waiting first
+        self._changed = asyncio.Event()
+        self._until, self._wall = NEVER, 0.0  # until when no site changes by time; the wall clock last seen
+        self._full: Page | None = None
+        self._own_at = float("-inf")  # when the own metrics were rendered, monotonic seconds
+        self._own_text: dict[Format, bytes] = {}
+        self._own_series = 0
+        self._finishing = asyncio.Lock()
+        self._latest: dict[tuple[Format, bool], tuple[int, bytes]] = {}
+        self.full_bytes = 0
+        self.full_series = 0
+        store.on_change = self._note_change
+        self.show(sites)
 
-    def show(self, subjects: Sequence[Subject], *, on_metrics: bool = True) -> None:
-        """Show these sites from now on, on `/metrics` or not; what is rendered and still right is kept."""
-        known = self._sites
+    def show(self, sites: Sequence[Site], *, on_metrics: bool = True) -> None:
+        """Export these sites from now on, on `/metrics` or not; what is rendered and still right is kept."""
+        before = self._sites
         self._sites = {
-            each.name: known[each.name]
-            if each.name in known and known[each.name].subject == each
-            else _Site(each)
-            for each in subjects
+            site.name: before[site.name]
+            if site.name in before and before[site.name].site == site
+            else _RenderedSite(site)
+            for site in sites
         }
-        self._working, self._work = "", iter(())
         self.on_metrics = on_metrics
-        self._behind = dict.fromkeys(self._sites)
+        self._outdated = dict.fromkeys(self._sites)
         self._full = None
-        self._wake()
-
-    def backlog(self, now: Now) -> int:
-        """Return how many sites may have changed since they were rendered."""
-        if now.wall < self._wall or now.wall >= self._until.wall or now.mono >= self._until.mono:
-            self._look(now)
-        self._wall = now.wall
-        return len(self._behind) + self.in_work
+        self._changed.set()
 
     @property
-    def in_work(self) -> bool:
-        """Whether a site is being rendered."""
-        return bool(self._working)
-
-    def step(self, now: Now) -> bool:
-        """Go on with the site that is being rendered, or with the next; whether there was anything to do.
-
-        A step is a family that is long, or all families of a site that are not: less than a millisecond.
-        """
-        if not self._working:
-            if not self._behind:
-                return False
-            self._begin(next(iter(self._behind)), now)
-        try:
-            over = next(self._work, _DONE) is _DONE
-        except Exception as error:  # noqa: BLE001 - one site's data must not keep the others off the page
-            over = True
-            self._give_up(self._working, error, now)
-        if over:
-            self._working = ""
-            self.done += 1
-        return True
-
-    def edition(self, now: Now) -> Edition:
-        """Return what `/metrics` shows once all sites are rendered; the same one until something changes."""
-        if self.on_metrics:
-            self._finish(now)  # what was begun earlier may be old by now, and is looked at again
-            for _ in range(self.backlog(now)):
-                self.step(now)
-                self._finish(now)
-        return self.current(now)
-
-    def current(self, now: Now) -> Edition:
-        """Return what `/metrics` shows of what is rendered."""
-        aged = now.mono - self._own_made >= OWN_MAX_AGE
-        if self._full is None or aged:
-            self._full = self._assembled(now, aged=aged)
-        return self._full
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the sites that are shown."""
+    def site_names(self) -> list[str]:
+        """The names of the sites that are exported."""
         return list(self._sites)
 
-    def shown(self) -> list[Shown]:
-        """Return every site with what is known of it now, and the size that its lines last had."""
+    def overview(self) -> list[SitePage]:
+        """Return every site with its data now, and the size that its samples last had."""
         return [
-            Shown(site.subject, self._store[name], site.size, site.series)
-            for name, site in self._sites.items()
+            SitePage(rendered.site, self._store[name], rendered.bytes, rendered.series)
+            for name, rendered in self._sites.items()
         ]
 
-    def site(self, name: str, now: Now) -> Edition | None:
-        """Return what `/probe` shows of a site; None of one that is not shown."""
-        if name not in self._sites:
+    async def metrics(self, format_: Format, *, zipped: bool) -> bytes:
+        """Return `/metrics` with what is known now; sites are there where `on_metrics` is set."""
+        if self.on_metrics:
+            await self.render_outdated()
+        page = self._current()
+        body = page.finished(format_, zipped=zipped)
+        if body is None and self.full_bytes < THREAD_ABOVE:
+            body = page.finish(format_, zipped=zipped)
+        return body or await self._finish_in_thread(page.number, format_, zipped=zipped)
+
+    async def probe(self, name: str, format_: Format, *, zipped: bool) -> bytes | None:
+        """Return `/probe` of a site with what is known now; None when no site has this name."""
+        rendered = self._sites.get(name)
+        if rendered is None:
             return None
-        if name == self._working:
-            self._finish(now)
-        if self.backlog(now) and name in self._behind:
-            self._finish(now)
-            self._begin(name, now)
-            self._finish(now)
-        return self._sites[name].edition()
+        self._find_outdated(self._now())
+        if name in self._outdated:
+            self._render(name)
+        return rendered.page().finish(format_, zipped=zipped)
 
-    def _changed(self, name: str) -> None:
+    async def _finish_in_thread(self, number: int, format_: Format, *, zipped: bool) -> bytes:
+        """Return a page of this number or a later one: one thread at a time, for all who wait."""
+        async with self._finishing:
+            latest = self._latest.get((format_, zipped))
+            if latest is None or latest[0] < number:
+                page = self._current()
+                body = await asyncio.to_thread(page.finish, format_, zipped=zipped)
+                self._latest[format_, zipped] = latest = page.number, body
+            return latest[1]
+
+    async def keep_rendered(self) -> None:
+        """Render what polls bring before it is asked for; ends when it is cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self.render_outdated()
+
+    async def render_outdated(self) -> None:
+        """Render the sites that have changed until now, one per turn of the event loop."""
+        self._find_outdated(self._now())
+        for name in list(self._outdated):
+            if name in self._outdated:
+                self._render(name)
+                await asyncio.sleep(0)
+
+    def _note_change(self, name: str) -> None:
         if name in self._sites:
-            self._behind[name] = None
-            self._wake()
+            self._outdated[name] = None
+            self._changed.set()
 
-    def _look(self, now: Now) -> None:
-        """Find the sites that time may have changed, and until when it changes none of the others."""
+    def _find_outdated(self, now: Now) -> None:
+        """Note the sites that time may have changed, and until when it changes none of the others."""
         back = now.wall < self._wall
+        self._wall = now.wall
+        if not (back or now.wall >= self._until.wall or now.mono >= self._until.mono):
+            return
         self._until = NEVER
-        for name, site in self._sites.items():
-            if back or now.wall >= site.until.wall or now.mono >= site.until.mono:
-                self._behind[name] = None
+        for name, rendered in self._sites.items():
+            until = rendered.until
+            if back or now.wall >= until.wall or now.mono >= until.mono:
+                self._outdated[name] = None
             else:
-                self._until = _sooner(self._until, site.until)
+                self._until = self._until.earlier(until)
 
-    def _begin(self, name: str, now: Now) -> None:
-        del self._behind[name]
-        self._working, self._work = name, self._refresh(name, now)
+    def _render(self, name: str) -> None:
+        """Render one site; when that fails, it stays as it was, and is tried again soon."""
+        del self._outdated[name]
+        rendered, now = self._sites[name], self._now()
+        try:
+            if rendered.render(self._store[name], now) and self.on_metrics:
+                self._full = None
+        except Exception as error:  # noqa: BLE001 - one site's data must not keep the others from being exported
+            log.error("render_failed", site=name, error=type(error).__name__)  # noqa: TRY400 - may hold names
+            rendered.until = Now(now.wall + RETRY, now.mono + RETRY)
+        self._until = self._until.earlier(rendered.until)
 
-    def _finish(self, now: Now) -> None:
-        while self._working:
-            self.step(now)
-
-    def _refresh(self, name: str, now: Now) -> Iterator[None]:
-        site = self._sites[name]
-        before = site.parts
-        yield from site.refresh(self._store[name], now)
-        self._until = _sooner(self._until, site.until)
-        if site.parts is not before and self.on_metrics:
-            self._full = None
-
-    def _give_up(self, name: str, error: Exception, now: Now) -> None:
-        """Leave a site as it was shown, and look at it again soon."""
-        log.error("render_failed", site=name, error=type(error).__name__)  # its text may hold names
-        site = self._sites[name]
-        site.until = Now(now.wall + AGAIN, now.mono + AGAIN)
-        self._until = _sooner(self._until, site.until)
-
-    def _assembled(self, now: Now, *, aged: bool) -> Edition:
-        shown = list(self._sites.values()) if self.on_metrics else []
-        sites = tuple(site.parts for site in shown)
-        size = sum(len(head.plain) for head, column in _columns(sites, Format.TEXT) if any(column))
-        size += sum(site.size for site in shown)
-        series = sum(site.series for site in shown)
-        if not self._own_lines:  # once more than needed: the first page knows its size too
-            self._render_own()
+    def _current(self) -> Page:
+        """Return the full page of what is rendered, with own metrics that are at most a second old."""
+        now = self._now()
+        aged = now.mono - self._own_at >= OWN_MAX_AGE
+        if self._full is not None and not aged:
+            return self._full
+        rendered = list(self._sites.values()) if self.on_metrics else []
+        texts = [site.text for site in rendered]
+        size = header_bytes(texts) + sum(site.bytes for site in rendered)
+        series = sum(site.series for site in rendered)
+        if not self._own_text:  # once more than needed: the first page has its own size too
+            self._render_own(now)
             self._measure(size, series)
         if aged:
-            self._own_made = now.mono
-            self._render_own()
+            self._render_own(now)
         self._measure(size, series)
-        return Edition(next(_numbers), sites, self._own_lines, size)
+        self._full = Page(texts, self._own_text)
+        return self._full
 
-    def _render_own(self) -> None:
+    def _render_own(self, now: Now) -> None:
+        self._own_at = now.mono
         openmetrics = generate_openmetrics(self._own.registry).removesuffix(Format.OPENMETRICS.end)
-        self._own_lines = {Format.TEXT: generate_latest(self._own.registry), Format.OPENMETRICS: openmetrics}
+        self._own_text = {Format.TEXT: generate_latest(self._own.registry), Format.OPENMETRICS: openmetrics}
 
     def _measure(self, size: int, series: int) -> None:
-        """Note the size of the text page; it is shown from the next page of our own metrics on."""
-        own = self._own_lines[Format.TEXT]
-        self._own.page_bytes.set(size + len(own))
-        self._own.series.set(series + sum(not line.startswith(b"#") for line in own.splitlines()))
-
-
-def _sooner(one: Now, other: Now) -> Now:
-    return Now(min(one.wall, other.wall), min(one.mono, other.mono))
+        """Note the size of the text page; the own metrics have it from their next rendering on."""
+        own = self._own_text[Format.TEXT]
+        self.full_bytes = size + len(own)
+        self.full_series = series + sum(not line.startswith(b"#") for line in own.splitlines())
+        self._own.page_bytes.set(self.full_bytes)
+        self._own.series.set(self.full_series)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from exporter.collectors.metrics import Family, Metric
+    from exporter.collectors.collector import Family, Metric
 
 GO_EXPONENT, PYTHON_EXPONENT = 1e6, 1e16  # from which on they write a float with one
 HEADERS = 256  # answers to headers that are remembered; scrapers have a handful

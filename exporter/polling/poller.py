@@ -1,4 +1,4 @@
-"""The loops that poll: one task for each site and endpoint.
+"""The poll loops: one task for each site and endpoint.
 
 Clocks, randomness and `sleep` are arguments; `sleep` is awaited in one line.
 """
@@ -7,392 +7,342 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import structlog
 
-from exporter.api.client import PollError
-from exporter.collectors import history, snapshot
-from exporter.collectors.history import Meaning
-from exporter.collectors.jobs import KINDS, jobs_of
+from exporter.api.errors import PollError
+from exporter.collectors.registry import COLLECTORS
 from exporter.collectors.snapshot import Snapshot
 from exporter.config.secret import SecretReader
-from exporter.endpoint import Endpoint
+from exporter.polling.jobs import Carry, jobs_of, plan
 from exporter.polling.schedule import Schedule, first_due, phase, retry_after_seconds
+from exporter.polling.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection
 
-    from exporter.api.client import Client
+    from exporter.api.client import Client, Request
     from exporter.clock import Clock, Now
-    from exporter.collectors.jobs import Job
-    from exporter.collectors.metrics import ExporterMetrics
     from exporter.collectors.snapshot import Store
-    from exporter.collectors.watch import Round
     from exporter.config import Config
     from exporter.config.secret import Secret
-    from exporter.endpoint import Reason
+    from exporter.endpoint import Endpoint, Reason
+    from exporter.pages.own import OwnMetrics
+    from exporter.polling.jobs import Job, Key
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
-SECRET_LOOK = 10.0  # seconds between looks at the secret file while its site is backed off
+SECRET_INTERVAL = 10.0  # seconds between looks at the secret file while its site is backed off
 RESTART_DELAY = 1.0  # seconds, doubled with every crash in a row
 LONGEST_RESTART_DELAY = 60.0
-STANDSTILL = 60.0  # seconds overdue, beyond interval and time-out, after which a loop counts as dead
+GRACE = 60.0  # seconds overdue, beyond interval and time-out, after which a loop counts as stuck
 
 
-class Slots:
-    """The request slots: so many in all, and at most half of them (at least one) for one site."""
+class Failure(NamedTuple):
+    """A poll that failed."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._all = asyncio.Semaphore(total)
-        self._sites: dict[str, asyncio.Semaphore] = {}
+    site: str
+    endpoint: Endpoint
+    reason: Reason
+    detail: str
 
-    @asynccontextmanager
-    async def hold(self, site: str) -> AsyncIterator[None]:
-        """Hold a slot for one request."""
-        share = self._sites.setdefault(site, asyncio.Semaphore(max(1, self._total // 2)))
-        async with share, self._all:
-            yield
 
-    def resized(self, total: int, sites: Iterable[str]) -> Slots:
-        """Return slots for these sites: the same, with what is held, when their number is the same."""
-        if total != self._total:
-            return Slots(total)
-        self._sites = {site: self._sites[site] for site in sites if site in self._sites}
-        return self
+@dataclass(frozen=True)
+class LoopState:
+    """Where a loop is, between two polls; times are seconds on the monotonic clock.
+
+    `expected_by` is when the watchdog takes the loop for stuck. Each poll that ends, and each page of a walk,
+    moves it; a crash does not.
+    """
+
+    schedule: Schedule
+    due: float
+    expected_by: float
+    crashes: int = 0  # in a row
+    reason: Reason | None = None  # of the last failure, until a success
 
 
 class _Loop:
-    """One job's state between polls; `promised` is the due time after the last poll that came to an end."""
+    """A job with its state, and what runs it."""
 
-    def __init__(self, job: Job, due: float) -> None:
+    def __init__(self, job: Job, state: LoopState) -> None:
         self.job = job
-        self.secret = SecretReader(job.secret)
-        self.schedule = Schedule(
-            job.poll.interval, job.poll.stale_after, phase(job.site, job.endpoint, job.poll.interval)
-        )
-        self.due = due
-        self.promised = due
-        self.began: Now | None = None  # of the poll in hand, when its first request was sent
-        self.walked = due  # when a walk last went on to another page, monotonic seconds
+        self.state = state
+        self.secret = SecretReader(job.site.secret)
+        self.known_secret = job.site.secret.value
+        self.known_problem: str | None = None
+        self.began: Now | None = None  # the poll in hand: when its first request was sent
         self.asleep = False
-        self.queued = False
-        self.crashes = 0
-        self.reason: Reason | None = None  # of the last failure, until a success
-        self.meaning_warned = False
-        self.refused: frozenset[tuple[int, str]] = frozenset()  # users, as the log last had them
-        self.secret_known = job.secret.value
-        self.secret_problem: str | None = None
+        self.queued = False  # waiting for a request slot
         self.task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        task, self.task = self.task, None
+        if task:
+            task.cancel()
 
 
 class Poller:
     """The poll loops of all sites."""
 
     def __init__(
-        self, store: Store, own: ExporterMetrics, clock: Clock, conceal: Callable[[list[str]], None]
+        self, store: Store, own: OwnMetrics, clock: Clock, conceal: Callable[[list[str]], None]
     ) -> None:
         self._store = store
-        self._conceal = conceal
         self._own = own
         self._clock = clock
-        self._loops: dict[tuple[str, Endpoint], _Loop] = {}
+        self._conceal = conceal
+        self._loops: dict[Key, _Loop] = {}
         self._client: Client
         self._slots = Slots(1)
         self._timeout = 0.0
-        self._finished = 0.0  # when any poll last came to an end
+        self._last_end = 0.0  # when any poll last ended, monotonic seconds
 
     def apply(self, config: Config, client: Client) -> None:
         """Poll what this config says from now on; loops whose job is unchanged go on as they are."""
         now = self._clock.now()
-        old, self._loops = self._loops, {}
+        jobs = jobs_of(config)
+        changes = plan([loop.job for loop in self._loops.values()], jobs)
         self._client, self._timeout = client, config.api.timeout
         self._slots = self._slots.resized(config.api.max_concurrency, [site.name for site in config.sites])
-        jobs = list(jobs_of(config))
-        for endpoint in {job.endpoint for job in jobs}:
-            self._own.poll_duration.labels(endpoint.value)  # at 0 from the start
-        self._store.keep(_carried(jobs, old, self._store))
-        fresh = [job for job in jobs if not _same(job, old)]
-        for place, job in enumerate(fresh):
-            loop = _Loop(job, first_due(place, len(fresh), job.poll.interval, now.mono))
-            self._start(_continued(loop, old.get(_key(job))), now)
         for job in jobs:
-            if _same(job, old):
-                self._adopt(old.pop(_key(job)), now)
-        for loop in old.values():
-            _cancel(loop)
-
-    async def once(
-        self, config: Config, client: Client, endpoints: Collection[Endpoint] = tuple(Endpoint)
-    ) -> list[tuple[str, str, str, str]]:
-        """Poll these endpoints once, without loops; return what failed: site, endpoint, reason, detail."""
-        self._client, self._slots = client, Slots(config.api.max_concurrency)
-        jobs = [job for job in jobs_of(config) if job.endpoint in endpoints]
-        self._store.keep(_carried(jobs, {}, self._store))
-        due = self._clock.now().mono
-        faults = await asyncio.gather(*(self._poll(_Loop(job, due)) for job in jobs))
-        return [
-            (job.site, job.endpoint.value, fault.reason.value, str(fault))
-            for job, fault in zip(jobs, faults, strict=True)
-            if fault
-        ]
+            self._own.poll_duration.labels(job.endpoint)  # at 0 from the start
+        self._store.replace_all({job.name: self._carried(job, changes.carry[job.name]) for job in jobs})
+        old, self._loops = self._loops, {}
+        for place, job in enumerate(changes.start):
+            due = first_due(place, len(changes.start), job.poll.interval, now.mono)
+            self._start(self._loop(job, due, old[job.key] if job.key in changes.adopt else None), now)
+        for job in changes.keep:
+            old[job.key].job = job
+            self._keep(old[job.key], now)
+        for key in changes.stop:
+            old[key].cancel()
 
     async def stop(self) -> None:
         """Cancel the loops, calls in flight included."""
         tasks = [loop.task for loop in self._loops.values() if loop.task]
         for loop in self._loops.values():
-            _cancel(loop)
+            loop.cancel()
         self._loops = {}
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def standing_still(self, now: Now) -> list[str]:
+    async def once(
+        self, config: Config, client: Client, endpoints: Collection[Endpoint] = ()
+    ) -> list[Failure]:
+        """Poll these endpoints, or all, once and without loops; return what failed."""
+        self._client, self._slots = client, Slots(config.api.max_concurrency)
+        jobs = [job for job in jobs_of(config) if not endpoints or job.endpoint in endpoints]
+        self._store.replace_all({job.name: Snapshot() for job in jobs})
+        due = self._clock.now().mono
+        errors = await asyncio.gather(*(self._poll(self._loop(job, due, None)) for job in jobs))
+        return [
+            Failure(job.name, job.endpoint, error.reason, str(error))
+            for job, error in zip(jobs, errors, strict=True)
+            if error
+        ]
+
+    def stuck(self, now: Now) -> list[str]:
         """Name the loops that should have polled long ago and have not: "site endpoint"."""
         return [
             f"{site} {endpoint}"
             for (site, endpoint), loop in self._loops.items()
-            # A loop in the queue for a slot lives as long as others finish, a walk as long as it goes on.
-            if now.mono - max(loop.promised, loop.walked, self._finished if loop.queued else 0.0)
-            > loop.job.poll.interval + self._timeout + STANDSTILL
+            # A loop that waits for a slot is fine as long as other polls end.
+            if now.mono
+            > max(loop.state.expected_by, self._patience(loop.job, self._last_end) if loop.queued else 0.0)
         ]
 
-    def _start(self, loop: _Loop, now: Now) -> None:
-        site, endpoint = key = _key(loop.job)
-        self._loops[key] = loop
-        self._store.publish(site, snapshot.planned(self._store[site], endpoint, _wall(loop.due, now)))
-        loop.task = asyncio.create_task(self._run(loop), name=f"poll {site} {endpoint}")
-        loop.task.add_done_callback(lambda task: self._ended(loop, task))
+    def _carried(self, job: Job, carry: Carry) -> Snapshot:
+        """Return what stays of a site's data over a reload."""
+        snapshot = Snapshot() if carry is Carry.NOTHING else self._store[job.name]
+        if carry is Carry.COUNTERS:
+            states = {c.name: c.cleared(snapshot.state(c)) for c in COLLECTORS}
+            snapshot = replace(snapshot, states=states)
+        for collector in COLLECTORS:
+            state = snapshot.state(collector)
+            after = collector.reconfigured(job.site, state)
+            if after is not state:
+                snapshot = snapshot.with_state(collector, after)
+        return snapshot
 
-    def _adopt(self, loop: _Loop, now: Now) -> None:
-        """Go on with a loop over a reload; one that is backed off polls within an interval."""
-        soon = max(now.mono + self._clock.random() * loop.job.poll.interval, loop.schedule.retry_at)
-        if not (loop.schedule.failures and loop.asleep and soon < loop.due):
-            self._loops[_key(loop.job)] = loop
+    def _loop(self, job: Job, due: float, old: _Loop | None) -> _Loop:
+        """Return a new loop; it takes over what the API asked for from an `old` one of the same source."""
+        interval = job.poll.interval
+        schedule = Schedule(interval, job.poll.stale_after, phase(job.name, job.endpoint, interval))
+        reason = None
+        if old:
+            before, reason = old.state.schedule, old.state.reason
+            schedule = replace(schedule, failures=before.failures, retry_at=before.retry_at)
+            due = max(due, before.retry_at)
+        return _Loop(job, LoopState(schedule, due, self._patience(job, due), reason=reason))
+
+    def _start(self, loop: _Loop, now: Now) -> None:
+        site, endpoint = key = loop.job.key
+        self._loops[key] = loop
+        snapshot = self._store[site]
+        record = replace(snapshot.record(endpoint), next_poll=_wall(loop.state.due, now))
+        self._store.publish(site, snapshot.with_record(endpoint, record))
+        loop.task = asyncio.create_task(self._run(loop), name=f"poll {site} {endpoint}")
+        loop.task.add_done_callback(lambda task: self._restart(loop, task))
+
+    def _keep(self, loop: _Loop, now: Now) -> None:
+        """Keep a loop over a reload; one that is backed off polls within an interval."""
+        state = loop.state
+        soon = max(now.mono + self._clock.random() * loop.job.poll.interval, state.schedule.retry_at)
+        if not (state.schedule.failures and loop.asleep and soon < state.due):
+            self._loops[loop.job.key] = loop
             return
-        _cancel(loop)
-        loop.due = loop.promised = soon
+        loop.cancel()
+        loop.state = replace(state, due=soon, expected_by=self._patience(loop.job, soon))
         self._start(loop, now)
 
-    def _ended(self, loop: _Loop, task: asyncio.Task[None]) -> None:
+    def _restart(self, loop: _Loop, task: asyncio.Task[None]) -> None:
         """Start a loop again that ended though nobody has stopped it."""
-        if loop.task is task and self._loops.get(_key(loop.job)) is loop:
-            delay = self._restart_delay(loop)
+        if loop.task is task and self._loops.get(loop.job.key) is loop:
+            self._crash(loop, loop.state, None if task.cancelled() else task.exception())
             self._start(loop, self._clock.now())
-            _say_crashed(loop, None if task.cancelled() else task.exception(), delay)
+
+    def _patience(self, job: Job, due: float) -> float:
+        """Return when a loop counts as stuck that is due at a moment."""
+        return due + job.poll.interval + self._timeout + GRACE
 
     async def _run(self, loop: _Loop) -> None:
         while True:
+            before = loop.state
             try:
                 await self._wait(loop)
+                before = loop.state
                 await self._poll(loop)
-                loop.crashes = 0
-            except Exception as error:  # noqa: BLE001 - whatever it is, the loop goes on and the log says so
-                _say_crashed(loop, error, self._restart_delay(loop))
-
-    def _restart_delay(self, loop: _Loop) -> float:
-        """Count a crash and put the next poll off, the longer the more crashes there were in a row."""
-        self._own.loop_restarts.inc()
-        loop.crashes += 1
-        loop.queued = False
-        loop.walked = loop.promised
-        delay = min(RESTART_DELAY * 2.0 ** min(loop.crashes - 1, 60), LONGEST_RESTART_DELAY)
-        loop.due = self._clock.now().mono + delay
-        return delay
+            except Exception as error:  # noqa: BLE001 - whatever it is, the loop goes on and the log has it
+                self._crash(loop, before, error)
 
     async def _wait(self, loop: _Loop) -> None:
+        """Sleep until the poll is due; while the site is backed off, look whether its secret file changes."""
         loop.asleep = True
         try:
-            while (delay := loop.due - self._clock.now().mono) > 0:
-                if loop.schedule.failures and loop.secret.changed():
-                    loop.due = min(loop.due, max(self._clock.now().mono, loop.schedule.retry_at))
-                    delay = loop.due - self._clock.now().mono
-                await self._clock.sleep(min(delay, SECRET_LOOK) if loop.schedule.failures else delay)
+            while (delay := loop.state.due - self._clock.now().mono) > 0:
+                if loop.state.schedule.failures:
+                    if loop.secret.changed():
+                        soon = max(self._clock.now().mono, loop.state.schedule.retry_at)
+                        loop.state = replace(loop.state, due=min(loop.state.due, soon))
+                        delay = loop.state.due - self._clock.now().mono
+                    delay = min(delay, SECRET_INTERVAL)
+                await self._clock.sleep(delay)
         finally:
             loop.asleep = False
 
     async def _poll(self, loop: _Loop) -> PollError | None:
-        job, kind = loop.job, KINDS[loop.job.endpoint]
-        fault: PollError | None = None
-        answer = None
+        """Poll once and publish what came of it; return the error of a poll that failed."""
+        job = loop.job
         loop.began = None
+
+        async def ask(request: Request[T]) -> T:
+            return await self._ask(loop, request)
+
+        error, answer = None, None
         try:
-            answer = await kind.call(partial(self._ask, loop), job)
-        except PollError as error:
-            fault = error
+            answer = await job.collector.poll(job.site, job.endpoint, ask)
+        except PollError as poll_error:
+            error = poll_error
         now = self._clock.now()
         began = loop.began or now
-        self._own.poll_duration.labels(job.endpoint.value).observe(now.mono - began.mono)
-        if fault is None:
+        self._own.poll_duration.labels(job.endpoint).observe(now.mono - began.mono)
+        if error is None:
             self._succeed(loop, answer, began, now)
         else:
-            self._fail(loop, fault, began, now)
-        loop.promised = loop.due
-        self._finished = now.mono
-        return fault
+            self._fail(loop, error, began, now)
+        self._last_end = now.mono
+        return error
 
-    async def _ask(self, loop: _Loop, request: Callable[[Client, Secret], Awaitable[Any]]) -> Any:
-        """Send one request of a poll while a slot is held: between two of them others have their turn."""
+    async def _ask(self, loop: _Loop, request: Request[T]) -> T:
+        """Send one request of a poll while a slot is held; between two requests other polls have theirs."""
         loop.queued = True
-        async with self._slots.hold(loop.job.site):
+        async with self._slots.hold(loop.job.name):
             loop.queued = False
             now = self._clock.now()
             if loop.began is None:
                 loop.began = now
-                self._own.poll_delay.observe(max(0.0, now.mono - loop.due))
+                self._own.poll_delay.observe(max(0.0, now.mono - loop.state.due))
             else:
-                loop.walked = now.mono
-            return await request(self._client, self._secret(loop))
+                loop.state = replace(loop.state, expected_by=self._patience(loop.job, now.mono))
+            return await self._client.call(request, self._secret(loop))
 
     def _secret(self, loop: _Loop) -> Secret:
+        """Return the site's secret as it is now; log a change, and a file that cannot be read, once."""
         secret, problem = loop.secret.current(), loop.secret.problem
-        if problem and problem != loop.secret_problem:
-            log.warning("secret_file_unreadable", site=loop.job.site, problem=problem)
-        if secret != loop.secret_known:
+        if problem and problem != loop.known_problem:
+            log.warning("secret_file_unreadable", site=loop.job.name, problem=problem)
+        if secret != loop.known_secret:
             self._conceal([secret.reveal()])
-            log.info("secret_changed", site=loop.job.site, endpoint=loop.job.endpoint.value)
-        loop.secret_known, loop.secret_problem = secret, problem
+            log.info("secret_changed", site=loop.job.name, endpoint=loop.job.endpoint)
+        loop.known_secret, loop.known_problem = secret, problem
         return secret
 
-    def _succeed(self, loop: _Loop, answer: Any, began: Now, now: Now) -> None:
-        job = loop.job
-        name, endpoint = _key(job)
-        known, rejected = KINDS[endpoint].take(job, self._store[name], answer, now)
-        failures = loop.schedule.failures
-        off_grid = bool(failures or loop.crashes)
-        loop.schedule, loop.due = loop.schedule.succeeded(began.mono, now.mono, off_grid=off_grid)
-        next_poll = _wall(loop.due, now)
+    def _succeed(self, loop: _Loop, answer: object, began: Now, now: Now) -> None:
+        job, state = loop.job, loop.state
+        snapshot = self._store[job.name]
+        step = job.collector.step(job.site, job.endpoint, snapshot.state(job.collector), answer, now)
+        failures = state.schedule.failures
+        off_grid = bool(failures or state.crashes)
+        schedule, due = state.schedule.succeeded(began.mono, now.mono, off_grid=off_grid)
+        loop.state = LoopState(schedule, due, self._patience(job, due))
         took = now.mono - began.mono
-        known = snapshot.succeeded(
-            known, endpoint, at=now.wall, took=took, rejected=rejected, next_poll=next_poll
+        record = snapshot.record(job.endpoint).succeeded(
+            at=now.wall, took=took, rejected=step.rejected, next_poll=_wall(due, now)
         )
-        self._store.publish(name, known)
-        duration = round(took, 3)
-        log.debug("poll_succeeded", site=name, endpoint=endpoint.value, duration_s=duration)
+        snapshot = snapshot.with_state(job.collector, step.state).with_record(job.endpoint, record)
+        self._store.publish(job.name, snapshot)
+        values = {"site": job.name, "endpoint": job.endpoint}
+        log.debug("poll_succeeded", **values, duration_s=round(took, 3))
         if failures:
-            log.info(
-                "poll_recovered", site=name, endpoint=endpoint.value, failures=failures, duration_s=duration
-            )
-        loop.reason = None
-        if endpoint is Endpoint.HISTORY:
-            self._warn_of_meaning(loop, known, now)
-        elif endpoint is Endpoint.BALANCES:
-            self._warn_of_users(loop, answer)
+            log.info("poll_recovered", **values, failures=failures, duration_s=round(took, 3))
+        for warning in step.warnings:
+            log.warning(warning.event, site=job.name, **warning.values)
 
-    def _warn_of_meaning(self, loop: _Loop, known: Snapshot, now: Now) -> None:
-        """Say once that `hashes` makes no sense, and again only after it has."""
-        settled = known.last_rows[: history.settled_count(known.last_rows, now.wall)]
-        unknown = known.meaning == Meaning.UNKNOWN and history.telling(settled)
-        if unknown and not loop.meaning_warned:
-            log.warning("history_hashes_unknown", site=loop.job.site, endpoint=loop.job.endpoint.value)
-        loop.meaning_warned = unknown
-
-    def _warn_of_users(self, loop: _Loop, answer: Round) -> None:
-        """Say once that the API refuses a user, by the place in the config: names are personal."""
-        for place, reason in answer.refused:
-            if (place, reason) not in loop.refused:
-                user = f"watch_users[{place}]"
-                log.warning("watched_user_refused", site=loop.job.site, user=user, reason=reason.value)
-        loop.refused = frozenset(answer.refused)
-
-    def _fail(self, loop: _Loop, fault: PollError, began: Now, now: Now) -> None:
-        name, endpoint = _key(loop.job)
-        wait = retry_after_seconds(fault.retry_after, now.wall)
+    def _fail(self, loop: _Loop, error: PollError, began: Now, now: Now) -> None:
+        job, state = loop.job, loop.state
+        wait = retry_after_seconds(error.retry_after, now.wall)
         jitter = 0.8 + 0.4 * self._clock.random()
-        loop.schedule, loop.due = loop.schedule.failed(fault.reason, now.mono, wait, jitter)
-        next_poll = _wall(loop.due, now)
+        schedule, due = state.schedule.failed(error.reason, now.mono, wait, jitter)
+        loop.state = LoopState(schedule, due, self._patience(job, due), reason=error.reason)
         took = now.mono - began.mono
-        known = snapshot.failed(
-            self._store[name],
-            endpoint,
-            at=now.wall,
-            took=took,
-            reason=fault.reason,
-            detail=str(fault),
-            next_poll=next_poll,
+        snapshot = self._store[job.name]
+        record = snapshot.record(job.endpoint).failed(
+            at=now.wall, took=took, reason=error.reason, detail=str(error), next_poll=_wall(due, now)
         )
-        self._store.publish(name, known)
-        # Said when it begins or changes; a fault that lasts for days must not fill the disk.
-        say = log.warning if loop.reason is not fault.reason else log.debug
-        say(
+        self._store.publish(job.name, snapshot.with_record(job.endpoint, record))
+        # A warning when it starts or changes; a failure that lasts for days must not fill the disk.
+        write = log.debug if state.reason is error.reason else log.warning
+        write(
             "poll_failed",
-            site=name,
-            endpoint=endpoint.value,
-            reason=fault.reason.value,
-            detail=str(fault),
+            site=job.name,
+            endpoint=job.endpoint,
+            reason=error.reason.value,
+            detail=str(error),
             duration_s=round(took, 3),
-            next_poll_in_s=round(loop.due - now.mono, 1),
+            next_poll_in_s=round(due - now.mono, 1),
         )
-        loop.reason = fault.reason
 
-
-def _say_crashed(loop: _Loop, error: BaseException | None, delay: float) -> None:
-    # Neither the error's text nor locals: both may hold what a visitor or a server chose.
-    frames = traceback.extract_tb(error.__traceback__) if error else []
-    log.error(
-        "loop_crashed",
-        site=loop.job.site,
-        endpoint=loop.job.endpoint.value,
-        error=type(error).__name__ if error else "cancelled",
-        frames=[f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames],
-        restart_in_s=delay,
-    )
-
-
-def _key(job: Job) -> tuple[str, Endpoint]:
-    return job.site, job.endpoint
-
-
-def _same(job: Job, loops: Mapping[tuple[str, Endpoint], _Loop]) -> bool:
-    loop = loops.get(_key(job))
-    return loop is not None and loop.job == job
-
-
-def _continued(loop: _Loop, old: _Loop | None) -> _Loop:
-    """Take over what the API asked for, and the count of failures, from a loop of the same source."""
-    if old and old.job.source == loop.job.source:
-        before = old.schedule
-        loop.schedule = replace(loop.schedule, failures=before.failures, retry_at=before.retry_at)
-        loop.due = loop.promised = max(loop.due, before.retry_at)
-        loop.reason = old.reason
-    return loop
-
-
-def _carried(
-    jobs: Collection[Job], loops: Mapping[tuple[str, Endpoint], _Loop], store: Store
-) -> dict[str, Snapshot]:
-    """Return what stays known over a reload: all of a site whose source is the same, else its counters.
-
-    Nothing is kept of users who are not watched any more.
-    """
-    sources = {name: loop.job.source for (name, _), loop in loops.items()}
-    carried = {}
-    for job in jobs:
-        if job.site not in sources:
-            carried[job.site] = Snapshot()
-        elif sources[job.site] == job.source:
-            carried[job.site] = store[job.site]
-        else:
-            carried[job.site] = snapshot.cleared(store[job.site])
-    watched = {loop.job.site: loop.job.users for loop in loops.values() if loop.job.users}
-    watching = {job.site: job for job in jobs if job.users}
-    for site, known in carried.items():
-        now = watching.get(site)
-        users = now.users if now else ()
-        if users != watched.get(site, ()):
-            labels = {snapshot.user_label(name, now.key) for name in users} if now else set()
-            carried[site] = snapshot.watching(known, labels)
-    return carried
-
-
-def _cancel(loop: _Loop) -> None:
-    task, loop.task = loop.task, None
-    if task:
-        task.cancel()
+    def _crash(self, loop: _Loop, before: LoopState, error: BaseException | None) -> None:
+        """Count a crash and put the next poll off, longer with every crash in a row."""
+        self._own.loop_restarts.inc()
+        delay = min(RESTART_DELAY * 2.0 ** min(before.crashes, 60), LONGEST_RESTART_DELAY)
+        loop.queued = False
+        loop.state = replace(before, due=self._clock.now().mono + delay, crashes=before.crashes + 1)
+        # Neither the error's text nor locals: both may hold what a visitor or a server chose.
+        frames = traceback.extract_tb(error.__traceback__) if error else []
+        log.error(
+            "loop_crashed",
+            site=loop.job.name,
+            endpoint=loop.job.endpoint,
+            error=type(error).__name__ if error else "cancelled",
+            frames=[f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames],
+            restart_in_s=delay,
+        )
 
 
 def _wall(due: float, now: Now) -> float:

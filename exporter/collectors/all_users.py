@@ -1,0 +1,116 @@
+"""`/user/list`: the sums over all users, page after page. Nothing else of the pages is kept."""
+
+from __future__ import annotations
+
+from math import fsum
+from typing import TYPE_CHECKING, NamedTuple
+
+from exporter.api.answers import decode_user_page
+from exporter.api.client import Request
+from exporter.api.errors import InvalidPage, InvalidResponse, TooLarge
+from exporter.collectors.collector import (
+    Collector,
+    Family,
+    MetricList,
+    Reading,
+    Step,
+    Traits,
+    Visible,
+)
+from exporter.endpoint import Endpoint, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from exporter.clock import Now
+    from exporter.collectors.collector import Ask
+    from exporter.config import Poll, Site
+    from exporter.config.sections import AllUsersPoll
+
+ALL_USERS = Endpoint("/user/list")
+RESTARTS = 3  # a page is named by a user, who can be gone by the time the page is asked for
+METRICS = MetricList()
+USERS = METRICS.gauge("all_users", "Users of the last walk over all pages of /user/list.", "/user/list users")
+HASHES = METRICS.gauge(
+    "all_users_hashes", "Accepted hashes of all users: sum of total of /user/list.", "/user/list total"
+)
+BALANCE = METRICS.gauge(
+    "all_users_balance_coins", "Coins owed to all users: sum of balance of /user/list.", "/user/list balance"
+)
+WITHDRAWN = METRICS.gauge(
+    "all_users_withdrawn_coins",
+    "Coins all users withdrew: sum of withdrawn of /user/list.",
+    "/user/list withdrawn",
+)
+
+
+class Sums(NamedTuple):
+    """The sums over all pages: users, hashes, coins withdrawn, coins owed; and rejected entries."""
+
+    users: int
+    hashes: float
+    withdrawn: float
+    balance: float
+    rejected: int = 0
+
+
+class AllUsersCollector(Collector["Reading[Sums] | None", "Sums | None"]):
+    """The sums of the last complete walk."""
+
+    name = "all_users"
+    endpoints = {ALL_USERS: Traits(rejects_entries=True, reasons=(Reason.INVALID_PAGE,))}
+    metrics = METRICS
+    initial = None
+
+    def polls(self, site: Site) -> Mapping[Endpoint, Poll]:
+        """Poll where the config asks for it: a walk is long."""
+        return {ALL_USERS: site.polls.all_users} if site.polls.all_users.enabled else {}
+
+    async def poll(self, site: Site, endpoint: Endpoint, ask: Ask) -> Sums:
+        """Walk over all pages; start again, three times at most, when a page has vanished."""
+        for _ in range(RESTARTS):
+            try:
+                return await self._walk(site.polls.all_users, ask)
+            except InvalidPage:
+                continue
+        return await self._walk(site.polls.all_users, ask)
+
+    async def _walk(self, poll: AllUsersPoll, ask: Ask) -> Sums:
+        sums, page = Sums(0, 0.0, 0.0, 0.0), ""
+        seen = {hash(page)}
+        for _ in range(poll.max_pages):
+            parameters = {"count": str(poll.page_size), **({"page": page} if page else {})}
+            answer = await ask(Request(ALL_USERS, decode_user_page, parameters, (InvalidPage,)))
+            sums = Sums(
+                sums.users + len(answer.entries),
+                fsum((sums.hashes, *(user.total for user in answer.entries))),
+                fsum((sums.withdrawn, *(user.withdrawn for user in answer.entries))),
+                fsum((sums.balance, *(user.balance for user in answer.entries))),
+                sums.rejected + answer.rejected,
+            )
+            if answer.next_page is None:
+                return sums
+            page = answer.next_page
+            if hash(page) in seen:
+                raise InvalidResponse("nextPage names a page that was there before")
+            seen.add(hash(page))
+        raise TooLarge(f"the list has more than {poll.max_pages} pages: see poll.all_users.max_pages")
+
+    def step(
+        self, site: Site, endpoint: Endpoint, state: Reading[Sums] | None, answer: Sums, now: Now
+    ) -> Step[Reading[Sums] | None]:
+        """Keep the sums."""
+        return Step(Reading(answer, now), answer.rejected)
+
+    def visible(self, site: Site, state: Reading[Sums] | None, now: Now) -> Visible[Sums | None]:
+        """Show the sums until they are stale."""
+        sums, until = self.current(site, ALL_USERS, state, now)
+        return Visible(sums, until, frozenset() if sums else frozenset(self.polls(site)))
+
+    def families(self, site: Site, view: Sums | None) -> Iterator[Family]:
+        """Return a gauge for each sum."""
+        if view is not None:
+            yield Family.single(USERS, site, view.users)
+            yield Family.single(HASHES, site, view.hashes)
+            yield Family.single(BALANCE, site, view.balance)
+            yield Family.single(WITHDRAWN, site, view.withdrawn)

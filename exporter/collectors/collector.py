@@ -1,0 +1,212 @@
+"""The interface of a collector, and the types it is made of.
+
+A collector owns what one or two endpoints bring: what is asked, what is kept of an answer, what of that is
+visible at a moment and until when, and which families it becomes. The poll loops, the pages, the status page
+and the docs know collectors only through this interface.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from enum import Enum
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+from exporter.clock import NEVER, Now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from exporter.api.client import Request
+    from exporter.config import Poll, Site
+    from exporter.endpoint import Endpoint, Reason
+
+T = TypeVar("T")
+Value_co = TypeVar("Value_co", covariant=True)
+State = TypeVar("State")
+View = TypeVar("View")
+
+ROUNDING = 0.001  # seconds: sums of floats are rounded, so a moment is looked at a little before it comes
+
+
+class Expiry(Enum):
+    """When a metric's samples are removed, as every HELP says it: a reader has nothing else at hand."""
+
+    CONFIG = ""  # not polled at all
+    NEVER = " Polled and cached, not fetched on scrape."
+    STALE = (
+        " Polled and cached, not fetched on scrape; absent when the last success is older than stale_after."
+    )
+    ROW = (
+        " Polled and cached, not fetched on scrape; absent when the last success is older than stale_after, "
+        "or the row than max_row_age."
+    )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One family: its name as scraped, its type, its labels in the samples' order, its HELP, its source.
+
+    `source` is the API's path and field, or `config`, `polls`, `exporter`.
+    """
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    help: str
+    source: str
+    expiry: Expiry
+
+
+class MetricList(list[Metric]):
+    """The metrics of a site that a module defines, in the order of their definition."""
+
+    def gauge(
+        self, name: str, text: str, source: str, expiry: Expiry = Expiry.STALE, labels: str = ""
+    ) -> Metric:
+        """Define the gauge `cryptoloot_NAME`; `labels` are those beside the site, separated by blanks."""
+        names = tuple(sorted(f"site {labels}".split()))
+        self.append(Metric(f"cryptoloot_{name}", "gauge", names, f"{text}{expiry.value}", source, expiry))
+        return self[-1]
+
+    def counter(
+        self, name: str, text: str, source: str, expiry: Expiry = Expiry.STALE, labels: str = ""
+    ) -> Metric:
+        """Define the counter `cryptoloot_NAME_total`, as `gauge`."""
+        metric = self.gauge(f"{name}_total", text, source, expiry, labels)
+        self[-1] = replace(metric, type="counter")
+        return self[-1]
+
+
+class Family(NamedTuple):
+    """A metric and its samples in columns: for each label one value for all samples, or a list of values."""
+
+    metric: Metric
+    labels: tuple[str | Sequence[str], ...]
+    values: Sequence[float]
+
+    @classmethod
+    def single(cls, metric: Metric, site: Site, value: float) -> Family:
+        """Return the family of one sample, whose only label is the site."""
+        return cls(metric, (site.name,), [float(value)])
+
+    def samples(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        """Yield each sample: its label values, and its value."""
+        columns = [repeat(column) if isinstance(column, str) else column for column in self.labels]
+        return zip(zip(*columns, strict=False), self.values, strict=False)
+
+
+@dataclass(frozen=True)
+class Reading(Generic[Value_co]):
+    """An answer, and when it came."""
+
+    value: Value_co
+    at: Now
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is special about an endpoint: entries can be rejected one by one; error codes of its own."""
+
+    rejects_entries: bool = False
+    reasons: tuple[Reason, ...] = ()
+
+
+class LogLine(NamedTuple):
+    """Something in an answer that an operator should read: a warning event and its values."""
+
+    event: str
+    values: Mapping[str, str]
+
+
+class Step(NamedTuple, Generic[State]):
+    """What an answer led to: the new state, how many entries were rejected, what is worth a warning."""
+
+    state: State
+    rejected: int = 0
+    warnings: tuple[LogLine, ...] = ()
+
+
+class Visible(NamedTuple, Generic[View]):
+    """What is exported at a moment, and until when that stays true as long as nothing is polled.
+
+    `until` is a moment on either clock. `stale` are the polled endpoints whose values are not exported.
+    """
+
+    view: View
+    until: Now = NEVER
+    stale: frozenset[Endpoint] = frozenset()
+
+
+class Current(NamedTuple, Generic[T]):
+    """A value while it is current, None when it is not, and until when that stays true."""
+
+    value: T | None
+    until: Now
+
+
+class Ask(Protocol):
+    """Sends one request of a poll, while a request slot is held. Raises PollError."""
+
+    async def __call__(self, request: Request[T], /) -> T:
+        """Return the decoded answer."""
+
+
+class Collector(ABC, Generic[State, View]):
+    """One endpoint, or two that share their data. Instances hold no data: states are handed in and out."""
+
+    name: ClassVar[str]
+    endpoints: ClassVar[Mapping[Endpoint, Traits]]
+    metrics: ClassVar[Sequence[Metric]]
+    initial: State
+
+    @abstractmethod
+    def polls(self, site: Site) -> Mapping[Endpoint, Poll]:
+        """Return which endpoints are polled for a site, and how."""
+
+    @abstractmethod
+    async def poll(self, site: Site, endpoint: Endpoint, ask: Ask) -> Any:
+        """Send the requests of one poll; return the answer that `step` takes. Raises PollError."""
+
+    @abstractmethod
+    def step(self, site: Site, endpoint: Endpoint, state: State, answer: Any, now: Now) -> Step[State]:
+        """Return the state after an answer that came at `now`."""
+
+    @abstractmethod
+    def visible(self, site: Site, state: State, now: Now) -> Visible[View]:
+        """Return what is exported at `now`. Expiry is decided here, and nowhere else."""
+
+    @abstractmethod
+    def families(self, site: Site, view: View) -> Iterable[Family]:
+        """Return the families of a view, in any order."""
+
+    def depends_on(self, site: Site, endpoint: Endpoint) -> tuple[object, ...]:
+        """Return what else of the config a poll of the endpoint depends on, beside how it is polled."""
+        return ()
+
+    def cleared(self, state: State) -> State:
+        """Return the state for another source of data: counters stay, since they may not decrease."""
+        return self.initial
+
+    def reconfigured(self, site: Site, state: State) -> State:
+        """Return the state for a changed config of the site, without what must be forgotten."""
+        return state
+
+    def current(self, site: Site, endpoint: Endpoint, reading: Reading[T] | None, now: Now) -> Current[T]:
+        """Return a reading's value while it is current, and until when it is.
+
+        The value is None when there is no reading, when it is older than `stale_after`, and when the endpoint
+        is not polled any more. Age is judged on the monotonic clock: a stepped wall clock changes nothing.
+        """
+        poll = self.polls(site).get(endpoint)
+        if reading is None or poll is None:
+            return Current(None, NEVER)
+        value = reading.value if now.mono - reading.at.mono <= poll.stale_after else None
+        stale_at = next_moment([reading.at.mono + poll.stale_after], now.mono)
+        return Current(value, Now(float("inf"), stale_at))
+
+
+def next_moment(moments: Iterable[float], now: float) -> float:
+    """Return the first of the moments that is not past, a little early; infinity when all are past."""
+    return min((moment - ROUNDING for moment in moments if moment + ROUNDING > now), default=float("inf"))

@@ -1,0 +1,145 @@
+"""Pure functions over the rows of `/stats/history`: settled rows, baseline, windows, meaning of `hashes`.
+
+Rows are as `tidy` leaves them: ascending by `synctime` (Unix seconds, the hour's begin), one per `synctime`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from enum import StrEnum
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from exporter.api.answers import HistoryRow
+
+HOUR = 3600
+DAY = 24 * HOUR
+WEEK_ROWS = 7 * 24  # one for each hour: what the API remembers
+SETTLED_AFTER = HOUR + 15 * 60  # an hour's row may still be corrected a little after the hour has ended
+FUTURE = HOUR  # clocks differ; a row that begins later than this is no clock difference
+BASELINE_SAMPLES = 3  # the median of two is an average: one odd day would move it
+
+
+class Meaning(StrEnum):
+    """What a row's `hashes` turned out to mean; the reference only says "total hashes"."""
+
+    HOURLY = "hourly"
+    CUMULATIVE = "cumulative"
+    UNKNOWN = "unknown"
+
+
+def tidy(rows: Iterable[HistoryRow], now: float) -> tuple[tuple[HistoryRow, ...], int]:
+    """Sort rows, keep the last of duplicates, drop those of the future; return the rows and how many were."""
+    kept: dict[float, HistoryRow] = {}
+    future = 0
+    for row in rows:
+        if row.synctime > now + FUTURE:
+            future += 1
+        else:
+            kept[row.synctime] = row
+    return tuple(kept[synctime] for synctime in sorted(kept)), future
+
+
+def settled_count(rows: Sequence[HistoryRow], now: float) -> int:
+    """How many rows, from the oldest, ended at least 15 minutes before `now` and will not change any more."""
+    count = len(rows)
+    while count and rows[count - 1].synctime + SETTLED_AFTER > now:
+        count -= 1
+    return count
+
+
+def baseline(settled: Sequence[HistoryRow]) -> list[float]:
+    """Hashrates of the rows that share the newest row's UTC hour on earlier days, oldest first."""
+    if not settled:
+        return []
+    newest = _hour(settled[-1])
+    return [row.hashrate for row in settled[:-1] if (newest - _hour(row)) % 24 == 0 and _hour(row) < newest]
+
+
+def baselines(rows: Sequence[HistoryRow]) -> list[float | None]:
+    """For each row the median of those that share its UTC hour on earlier days; None with fewer than 3."""
+    found: list[float | None] = []
+    earlier: defaultdict[int, list[HistoryRow]] = defaultdict(list)
+    for row in rows:
+        peers = earlier[_hour(row) % 24]
+        rates = [peer.hashrate for peer in peers if _hour(peer) < _hour(row)]
+        found.append(median(rates) if len(rates) >= BASELINE_SAMPLES else None)
+        peers.append(row)
+    return found
+
+
+def missing(rows: Sequence[HistoryRow]) -> int:
+    """How many hours between the oldest and the newest row have none."""
+    if not rows:
+        return 0
+    return _hour(rows[-1]) - _hour(rows[0]) + 1 - len({_hour(row) for row in rows})
+
+
+def meaning(settled: Sequence[HistoryRow], previous: Meaning) -> Meaning:
+    """Tell what `hashes` means; without a row that has hashes and a hashrate, keep the `previous` meaning."""
+    if not telling(settled):
+        return previous
+    if _plausible([(row.hashes, row.hashrate) for row in settled]):
+        return Meaning.HOURLY
+    if any(a.hashes > b.hashes for a, b in pairwise(settled)):
+        return Meaning.UNKNOWN
+    differences = [(b.hashes - a.hashes, b.hashrate) for a, b in _successive(settled)]
+    if previous is Meaning.CUMULATIVE and not any(hashes and rate for hashes, rate in differences):
+        return previous  # a site that stopped: its last mining is in the oldest row, whose difference is gone
+    return Meaning.CUMULATIVE if _plausible(differences) else Meaning.UNKNOWN
+
+
+def telling(settled: Iterable[HistoryRow]) -> bool:
+    """Whether the rows tell at all what `hashes` means: one with hashes and a hashrate is enough."""
+    return any(row.hashes and row.hashrate for row in settled)
+
+
+def row_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
+    """Hashes in the newest row's hour; None when the rows at hand do not tell."""
+    if not settled or means is Meaning.UNKNOWN:
+        return None
+    if means is Meaning.HOURLY:
+        return settled[-1].hashes
+    pairs = _successive(settled[-2:])
+    return max(0.0, pairs[0][1].hashes - pairs[0][0].hashes) if pairs else None
+
+
+def day_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
+    """Hashes in the last 24 rows or fewer; None when the rows do not tell."""
+    if not settled or means is Meaning.UNKNOWN:
+        return None
+    if means is Meaning.HOURLY:
+        return sum(row.hashes for row in settled[-24:])
+    # The oldest of the 24 has its hour's hashes from the row before it.
+    differences = [max(0.0, b.hashes - a.hashes) for a, b in _successive(settled[-25:])]
+    return sum(differences) if differences else None
+
+
+def week_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
+    """Hashes in all rows, gaps of cumulative rows included; None when the rows do not tell."""
+    if not settled or means is Meaning.UNKNOWN:
+        return None
+    if means is Meaning.HOURLY:
+        return sum(row.hashes for row in settled)
+    if len(settled) < 2:  # noqa: PLR2004 - a difference needs two
+        return None
+    return sum(max(0.0, b.hashes - a.hashes) for a, b in pairwise(settled))
+
+
+def _hour(row: HistoryRow) -> int:
+    return int(row.synctime // HOUR)
+
+
+def _successive(settled: Sequence[HistoryRow]) -> list[tuple[HistoryRow, HistoryRow]]:
+    """Pairs of rows whose hours follow each other: only their difference belongs to one hour."""
+    return [(a, b) for a, b in pairwise(settled) if _hour(b) - _hour(a) == 1]
+
+
+def _plausible(pairs: Iterable[tuple[float, float]]) -> bool:
+    """Whether hashes are what their hashrate makes in an hour, by the median of those above 0."""
+    ratios = [hashes / (hashrate * HOUR) for hashes, hashrate in pairs if hashes > 0 and hashrate > 0]
+    return bool(ratios) and 0.5 <= median(ratios) <= 2  # noqa: PLR2004 - room for rounding, none for another unit

@@ -1,0 +1,99 @@
+"""`/stats/payout`: what a million hashes earn, and the network's difficulty."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from exporter.api.answers import Payout, decode_payout
+from exporter.api.client import Request
+from exporter.collectors.collector import (
+    Collector,
+    Expiry,
+    Family,
+    MetricList,
+    Reading,
+    Step,
+    Traits,
+    Visible,
+)
+from exporter.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from exporter.clock import Now
+    from exporter.collectors.collector import Ask
+    from exporter.config import Poll, Site
+
+PAYOUT = Endpoint("/stats/payout")
+METRICS = MetricList()
+DIFFICULTY = METRICS.gauge(
+    "network_difficulty", "Network difficulty: diff of /stats/payout.", "/stats/payout diff"
+)
+VALUE = METRICS.gauge(
+    "payout_value",
+    "value of /stats/payout as reported; unit undocumented, probably the block reward.",
+    "/stats/payout value",
+)
+RAW = METRICS.gauge(
+    "payout_raw",
+    "payout of /stats/payout as reported; unit undocumented, probably the share paid out.",
+    "/stats/payout payout",
+)
+PER_MILLION = METRICS.gauge(
+    "payout_coins_per_million_hashes",
+    "Coins paid per million hashes: payoutPer1MHashes of /stats/payout.",
+    "/stats/payout payoutPer1MHashes",
+)
+SYNC_TIMESTAMP = METRICS.gauge(
+    "payout_sync_timestamp_seconds",
+    "When the payout was computed: synctime of /stats/payout.",
+    "/stats/payout synctime",
+    Expiry.NEVER,
+)
+
+
+class PayoutView(NamedTuple):
+    """The payout while it is current, and its `synctime`, which does not expire."""
+
+    payout: Payout | None
+    synctime: float | None
+
+
+class PayoutCollector(Collector["Reading[Payout] | None", PayoutView]):
+    """The last answer, exported field by field."""
+
+    name = "payout"
+    endpoints = {PAYOUT: Traits()}
+    metrics = METRICS
+    initial = None
+
+    def polls(self, site: Site) -> Mapping[Endpoint, Poll]:
+        """Poll always."""
+        return {PAYOUT: site.polls.payout}
+
+    async def poll(self, site: Site, endpoint: Endpoint, ask: Ask) -> Payout:
+        """Ask once."""
+        return await ask(Request(endpoint, decode_payout))
+
+    def step(
+        self, site: Site, endpoint: Endpoint, state: Reading[Payout] | None, answer: Payout, now: Now
+    ) -> Step[Reading[Payout] | None]:
+        """Keep the answer."""
+        return Step(Reading(answer, now))
+
+    def visible(self, site: Site, state: Reading[Payout] | None, now: Now) -> Visible[PayoutView]:
+        """Show the answer until it is stale."""
+        payout, until = self.current(site, PAYOUT, state, now)
+        view = PayoutView(payout, state.value.synctime if state else None)
+        return Visible(view, until, frozenset() if payout else frozenset({PAYOUT}))
+
+    def families(self, site: Site, view: PayoutView) -> Iterator[Family]:
+        """Return a gauge for each field."""
+        if view.payout is not None:
+            yield Family.single(DIFFICULTY, site, view.payout.diff)
+            yield Family.single(VALUE, site, view.payout.value)
+            yield Family.single(RAW, site, view.payout.payout)
+            yield Family.single(PER_MILLION, site, view.payout.payout_per_million)
+        if view.synctime is not None:
+            yield Family.single(SYNC_TIMESTAMP, site, view.synctime)

@@ -1,0 +1,110 @@
+"""Metrics about a site's config and polls: the same for every endpoint, so no collector owns them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from exporter.collectors.collector import Expiry, Family, Metric, MetricList, Traits
+from exporter.endpoint import COMMON_REASONS, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from exporter.collectors.snapshot import PollRecord
+    from exporter.config import Poll, Site
+    from exporter.endpoint import Endpoint
+
+METRICS = MetricList()
+SITE_INFO = METRICS.gauge(
+    "site_info",
+    "1 for each configured site, with what its amounts are in.",
+    "config",
+    Expiry.CONFIG,
+    "currency api_host",
+)
+UP = METRICS.gauge(
+    "up",
+    "1 when the endpoint's last poll succeeded, else 0; absent before the first.",
+    "polls",
+    Expiry.NEVER,
+    "endpoint",
+)
+LAST_SUCCESS = METRICS.gauge(
+    "last_success_timestamp_seconds",
+    "When a poll of the endpoint last succeeded; 0 until one does.",
+    "polls",
+    Expiry.NEVER,
+    "endpoint",
+)
+LAST_POLL = METRICS.gauge(
+    "last_poll_timestamp_seconds", "When the endpoint was last polled.", "polls", Expiry.NEVER, "endpoint"
+)
+NEXT_POLL = METRICS.gauge(
+    "next_poll_timestamp_seconds",
+    "When the endpoint's next poll is due, back-off included.",
+    "polls",
+    Expiry.NEVER,
+    "endpoint",
+)
+INTERVAL = METRICS.gauge(
+    "poll_interval_seconds",
+    "Configured interval of the endpoint's polls.",
+    "polls",
+    Expiry.CONFIG,
+    "endpoint",
+)
+POLLS = METRICS.counter(
+    "polls", "Polls of the endpoint, failed ones included.", "polls", Expiry.NEVER, "endpoint"
+)
+FAILURES = METRICS.counter(
+    "poll_failures",
+    "Failed polls of the endpoint, each under one reason.",
+    "polls",
+    Expiry.NEVER,
+    "endpoint reason",
+)
+REJECTED = METRICS.counter(
+    "rejected_entries",
+    "Entries of the endpoint's list that could not be read while the rest could.",
+    "polls",
+    Expiry.NEVER,
+    "endpoint",
+)
+
+
+class PolledEndpoint(NamedTuple):
+    """How an endpoint is polled, and the record of its polls."""
+
+    endpoint: Endpoint
+    traits: Traits
+    poll: Poll
+    record: PollRecord
+
+
+def families(site: Site, view: tuple[PolledEndpoint, ...]) -> Iterator[Family]:
+    """Return the families about a site's polls; every failure reason is there from the start."""
+
+    def by_endpoint(metric: Metric, value: Callable[[PolledEndpoint], float | None]) -> Family:
+        values = [(polled.endpoint, value(polled)) for polled in view]
+        exported = [(endpoint, float(number)) for endpoint, number in values if number is not None]
+        endpoints = [endpoint for endpoint, _ in exported]
+        return Family(metric, (endpoints, site.name), [number for _, number in exported])
+
+    yield Family(SITE_INFO, (site.api.host, site.currency, site.name), [1.0])
+    yield by_endpoint(UP, lambda polled: polled.record.up)
+    yield by_endpoint(LAST_SUCCESS, lambda polled: polled.record.last_success)
+    yield by_endpoint(LAST_POLL, lambda polled: polled.record.last_poll)
+    yield by_endpoint(NEXT_POLL, lambda polled: polled.record.next_poll)
+    yield by_endpoint(INTERVAL, lambda polled: polled.poll.interval)
+    yield by_endpoint(POLLS, lambda polled: polled.record.polls)
+    yield by_endpoint(
+        REJECTED, lambda polled: polled.record.rejected if polled.traits.rejects_entries else None
+    )
+    failures = [
+        (polled.endpoint, reason.value, float(polled.record.failures.get(reason, 0)))
+        for polled in view
+        for reason in Reason
+        if reason in COMMON_REASONS or (reason in polled.traits.reasons)
+    ]
+    endpoints, reasons, counts = (list(column) for column in zip(*failures, strict=True))
+    yield Family(FAILURES, (endpoints, reasons, site.name), counts)

@@ -1,0 +1,60 @@
+"""One exposition at one moment: the text of families by site, and the finished bytes made of it."""
+
+from __future__ import annotations
+
+import gzip
+from itertools import count
+from typing import TYPE_CHECKING
+
+from exporter.collectors.registry import SITE_METRICS
+from exporter.pages.text import Format, header
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    # The sample lines of one site, a text for each of SITE_METRICS; None where there are no samples.
+    SiteText = tuple[bytes | None, ...]
+
+GZIP_LEVEL = 1  # twice the size of level 9 in a tenth of its time; the next scrape is seconds away
+HEADERS = {format_: tuple(header(metric, format_) for metric in SITE_METRICS) for format_ in Format}
+NO_SITE: SiteText = (None,) * len(SITE_METRICS)
+
+_numbers = count()
+
+
+def header_bytes(sites: Sequence[SiteText]) -> int:
+    """Return the size of the headers of all families that one of the sites has, in the text format."""
+    columns = zip(HEADERS[Format.TEXT], zip(*(sites or [NO_SITE]), strict=True), strict=True)
+    return sum(len(head) for head, column in columns if any(column))
+
+
+class Page:
+    """What is exported at one moment. Its bytes are made when they are first asked for, and then kept.
+
+    `own` holds the exporter's own metrics by format. Later pages have higher numbers.
+    """
+
+    def __init__(self, sites: Sequence[SiteText], own: Mapping[Format, bytes]) -> None:
+        self.number = next(_numbers)
+        self._sites = sites or [NO_SITE]
+        self._own = own
+        self._finished: dict[tuple[Format, bool], bytes] = {}
+
+    def finished(self, format_: Format, *, zipped: bool) -> bytes | None:
+        """Return the bytes if they were asked for before."""
+        return self._finished.get((format_, zipped))
+
+    def finish(self, format_: Format, *, zipped: bool) -> bytes:
+        """Return the bytes, plain or as one gzip member. May be called in any thread."""
+        body = self._finished.get((format_, zipped))
+        if body is None:
+            texts: list[bytes] = []
+            for head, column in zip(HEADERS[format_], zip(*self._sites, strict=True), strict=True):
+                samples = [text for text in column if text is not None]
+                if samples:
+                    texts += head, *samples
+            body = b"".join((*texts, self._own.get(format_, b""), format_.end))
+            if zipped:
+                body = gzip.compress(body, GZIP_LEVEL, mtime=0)
+            self._finished[format_, zipped] = body
+        return body

@@ -1,0 +1,104 @@
+"""What is polled, and what a reload of the config does to the poll loops: pure functions of jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from exporter.collectors.registry import polled_endpoints
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from exporter.collectors.collector import Collector
+    from exporter.config import Config, Poll, Site
+    from exporter.endpoint import Endpoint
+
+    Key = tuple[str, Endpoint]  # site name and endpoint: what one poll loop is for
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one poll loop polls. Two jobs are equal when a reload need not touch the loop.
+
+    `source` is whose data it is: when this changes, earlier data belongs to somebody else. `depends_on` is
+    what else of the config the requests depend on.
+    """
+
+    site: Site = field(compare=False)
+    collector: Collector[Any, Any] = field(compare=False)
+    endpoint: Endpoint
+    poll: Poll
+    name: str
+    source: tuple[object, ...]
+    depends_on: tuple[object, ...]
+
+    @property
+    def key(self) -> Key:
+        """Site name and endpoint."""
+        return self.name, self.endpoint
+
+
+def jobs_of(config: Config) -> list[Job]:
+    """Return a job for each endpoint that is polled, site by site."""
+    return [
+        Job(
+            site,
+            collector,
+            endpoint,
+            poll,
+            site.name,
+            (site.api.url, site.secret, site.users.key),
+            collector.depends_on(site, endpoint),
+        )
+        for site in config.sites
+        for collector, endpoint, poll in polled_endpoints(site)
+    ]
+
+
+class Carry(Enum):
+    """What of a site's data stays over a reload."""
+
+    NOTHING = "the site is new"
+    COUNTERS = "the data belongs to another source; counters may not decrease"
+    ALL = "the source is the same"
+
+
+class Plan(NamedTuple):
+    """What a reload does to the loops, by key, and to the sites' data.
+
+    - `start`: these jobs get a new loop, in this order
+    - `adopt`: those of `start` that take over failures and `Retry-After` from a loop of the same source
+    - `keep`: the loop goes on as it is
+    - `stop`: the loop ends
+    - `carry`: what stays of each site's data
+    """
+
+    start: tuple[Job, ...]
+    adopt: frozenset[Key]
+    keep: tuple[Job, ...]
+    stop: frozenset[Key]
+    carry: Mapping[str, Carry]
+
+
+def plan(old: Iterable[Job], new: Iterable[Job]) -> Plan:
+    """Compare the jobs in force with those of another config."""
+    before, jobs = {job.key: job for job in old}, list(new)
+    keep = tuple(job for job in jobs if before.get(job.key) == job)
+    kept = {job.key for job in keep}
+    start = tuple(job for job in jobs if job.key not in kept)
+    sources = {job.name: job.source for job in before.values()}
+    return Plan(
+        start,
+        frozenset(job.key for job in start if job.key in before and before[job.key].source == job.source),
+        keep,
+        frozenset(before.keys() - kept),
+        {job.name: _carry(sources.get(job.name), job.source) for job in jobs},
+    )
+
+
+def _carry(before: tuple[object, ...] | None, source: tuple[object, ...]) -> Carry:
+    if before is None:
+        return Carry.NOTHING
+    return Carry.ALL if before == source else Carry.COUNTERS
