@@ -16,7 +16,7 @@ import yaml
 from msgspec import UNSET
 
 from exporter import flags
-from exporter.api import client as api
+from exporter.api.errors import PollError
 from exporter.collectors.metrics import CATALOGUE
 from exporter.config.schema import Section, unwrap
 from exporter.config.sections import ConfigFile
@@ -67,11 +67,11 @@ def metrics() -> str:
     for title, found in sections.items():
         rows = [(f"`{each.name}`", each.type, ", ".join(each.labels), _short(each.help)) for each in found]
         parts.append(f"## {title}\n\n{table(('metric', 'type', 'labels', 'is'), rows)}")
-    whys = {leaf.reason: leaf.__doc__ or "" for leaf in _leaves(api.PollError)}
+    whys = {leaf.reason: leaf.__doc__ or "" for leaf in _leaves(PollError)}
     return "\n".join([*parts, _PROCESS, table(("reason", "is"), [(f"`{why}`", whys[why]) for why in Reason])])
 
 
-def _leaves(parent: type[api.PollError]) -> Iterator[type[api.PollError]]:
+def _leaves(parent: type[PollError]) -> Iterator[type[PollError]]:
     children = parent.__subclasses__()
     yield from (leaf for child in children for leaf in _leaves(child)) if children else (parent,)
 

@@ -230,9 +230,9 @@ def test_changed_api_settings_take_a_new_client() -> None:
         stage.config = two_sites(api={"timeout": "3s"})
         await stage.app.reload()
         assert old is not stage.app._client
-        assert not old._idle[0][1].is_closed
+        assert not old._idle[0].is_closed
         await stage.time.run(120)
-        assert old._idle[0][1].is_closed
+        assert old._idle[0].is_closed
         assert stage.page()['cryptoloot_up{endpoint="/stats/payout",site="a"}'] == 1
 
     played(two_sites(), scene)
@@ -249,7 +249,7 @@ def test_closing_does_not_wait_for_a_retired_client() -> None:
 
     client = played(two_sites(), scene).app._client
     assert client is not None
-    assert client._idle[0][1].is_closed
+    assert client._idle[0].is_closed
 
 
 def test_inline_secrets_are_warned_about() -> None:

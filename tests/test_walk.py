@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.api.answers import Entries, User
-from exporter.api.client import InvalidPage, InvalidResponse, TooLarge
+from exporter.api.errors import InvalidPage, InvalidResponse, TooLarge
 from exporter.collectors.snapshot import AllUsers
 from exporter.collectors.walk import RESTARTS, walk
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.api.answers import User, UserBalance
-from exporter.api.client import InvalidSecret, MissingInput, Timeout, UnknownUser, UserRefused
+from exporter.api.errors import InvalidSecret, MissingInput, Timeout, UnknownUser, UserRefused
 from exporter.collectors.watch import Round, watch
 
 if TYPE_CHECKING:

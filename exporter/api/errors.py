@@ -1,3 +1,214 @@
-"""TEMPORARY."""
-from exporter.api.client import *  # noqa
-from exporter.api.client import PollError, InvalidPage, InvalidResponse, TooLarge, MissingInput, UnknownUser, UserRefused  # noqa
+"""Why a call of the API fails. Every leaf of the tree is one reason of the contract.
+
+    PollError
+    ├── Unreached            no whole answer arrived
+    │   ├── Timeout
+    │   ├── DnsFailed
+    │   ├── ConnectFailed    also a connection that broke within the answer
+    │   └── TlsFailed
+    ├── BadStatus            the HTTP status of the answer is a failure
+    │   ├── HttpStatus
+    │   ├── RateLimited
+    │   └── Redirected
+    ├── BadBody              the body cannot be read
+    │   ├── TooLarge
+    │   ├── InvalidJson
+    │   └── InvalidResponse
+    └── ApiError             the API's own `error`: one leaf for each code
+        ├── InvalidSecret, BadRequest, WrongMethod, NotFound, InternalError    (reference: Global Errors)
+        ├── InvalidPage      /user/list only
+        ├── UnknownError     any other code
+        └── UserRefused      /user/balance only: the failure of one user, not of the poll
+            └── MissingInput, UnknownUser
+
+httpx puts the URL into its exceptions, and the URL holds the secret. So no exception of httpx is ever the
+cause or the context of ours, and no text here repeats what a server sent. The docstrings of the leaves are
+the table of reasons in docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING, ClassVar
+
+import httpx
+
+from exporter.endpoint import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class PollError(Exception):
+    """A poll that failed; `retry_after` is the answer's header as it came, if any."""
+
+    reason: ClassVar[Reason]
+    retry_after: str | None = None
+
+
+class Unreached(PollError):
+    """No whole answer arrived."""
+
+
+class Timeout(Unreached):
+    """The whole call took longer than `api.timeout`."""
+
+    reason = Reason.TIMEOUT
+
+
+class DnsFailed(Unreached):
+    """The host name has no address."""
+
+    reason = Reason.DNS
+
+
+class ConnectFailed(Unreached):
+    """No connection, or one that broke within the answer."""
+
+    reason = Reason.CONNECT
+
+
+class TlsFailed(Unreached):
+    """The TLS handshake failed."""
+
+    reason = Reason.TLS
+
+
+class BadStatus(PollError):
+    """The HTTP status of the answer is a failure."""
+
+
+class HttpStatus(BadStatus):
+    """A status that is neither 2xx, 3xx nor 429, without an `error` of the API."""
+
+    reason = Reason.HTTP_STATUS
+
+
+class RateLimited(BadStatus):
+    """Status 429."""
+
+    reason = Reason.RATE_LIMITED
+
+
+class Redirected(BadStatus):
+    """A redirect; it is not followed, since it could carry the secret to another host."""
+
+    reason = Reason.REDIRECT
+
+
+class BadBody(PollError):
+    """The body cannot be read."""
+
+
+class TooLarge(BadBody):
+    """A body over `api.max_response_bytes`, before or after inflating."""
+
+    reason = Reason.TOO_LARGE
+
+
+class InvalidJson(BadBody):
+    """A body that is not JSON."""
+
+    reason = Reason.INVALID_JSON
+
+
+class InvalidResponse(BadBody):
+    """JSON of the wrong shape, or neither successful nor an error."""
+
+    reason = Reason.INVALID_RESPONSE
+
+
+class ApiError(PollError):
+    """The API's own `error`."""
+
+
+class InvalidSecret(ApiError):
+    """The API does not know the secret."""
+
+    reason = Reason.INVALID_SECRET
+
+
+class BadRequest(ApiError):
+    """The API could not read the request."""
+
+    reason = Reason.BAD_REQUEST
+
+
+class WrongMethod(ApiError):
+    """The API expected POST where GET was sent."""
+
+    reason = Reason.WRONG_METHOD
+
+
+class NotFound(ApiError):
+    """The API has no such endpoint: look at `api.url`."""
+
+    reason = Reason.NOT_FOUND
+
+
+class InternalError(ApiError):
+    """Something went wrong on the API's side."""
+
+    reason = Reason.INTERNAL_ERROR
+
+
+class InvalidPage(ApiError):
+    """Pages of `/user/list` vanished during the walk, and again each time it began anew."""
+
+    reason = Reason.INVALID_PAGE
+
+
+class UnknownError(ApiError):
+    """The API gave a code that the reference does not have there."""
+
+    reason = Reason.UNKNOWN_ERROR
+
+
+class UserRefused(ApiError):
+    """The API refused one user of `/user/balance`. The poll can go on with the other users."""
+
+
+class MissingInput(UserRefused):
+    """The API saw no name in the call."""
+
+    reason = Reason.MISSING_INPUT
+
+
+class UnknownUser(UserRefused):
+    """The user has never connected to the pool."""
+
+    reason = Reason.UNKNOWN_USER
+
+
+# The codes that every endpoint may answer. A request names those that only its endpoint has.
+GLOBAL_ERRORS: tuple[type[ApiError], ...] = (InvalidSecret, BadRequest, WrongMethod, NotFound, InternalError)
+
+
+def unreached(error: Exception) -> Unreached:
+    """Return the error for what httpx or the operating system raised. Raise it outside the except block."""
+    causes = list(_chain(error))
+    if any(isinstance(cause, socket.gaierror | httpx.InvalidURL | UnicodeError) for cause in causes):
+        return DnsFailed("the host name of api.url cannot be resolved")
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return TlsFailed(f"the server's certificate is refused: {cause.verify_message}")
+        if isinstance(cause, ssl.SSLError):
+            return TlsFailed(f"the TLS handshake failed: {cause.reason}")
+    if isinstance(error, httpx.ProxyError):
+        return ConnectFailed("the proxy made no connection")
+    if isinstance(error, httpx.ConnectError):
+        refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
+        return ConnectFailed("the connection was refused" if refused else "no connection could be made")
+    return ConnectFailed("the connection broke within the answer")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and everything that caused it."""
+    if error is not None:
+        yield error
+        grouped = (
+            error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+        )  # one per address of the host
+        for cause in (*grouped, error.__cause__ or error.__context__):
+            yield from _chain(cause)

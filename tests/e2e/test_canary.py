@@ -25,9 +25,11 @@ from exporter import cli, log
 from exporter.app import App, Options
 from exporter.endpoint import USER_REASONS, Reason
 from exporter.pages.text import Format
+from tests.api.calls import LIMIT
+from tests.api.faults import FAULTS
+from tests.api.raw_server import Reply, Server, closed_port, refuse, reply
 from tests.conftest import VirtualTime, parsed
 from tests.e2e.programs import Answer, Program, ask, exporting, running, samples, started, until
-from tests.test_api import FAULTS, LIMIT, Reply, Server, closed_port, refuse, reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -30,8 +30,8 @@ from exporter.endpoint import Endpoint, Reason
 from exporter.pages.text import Format
 from exporter.simulator import World
 from exporter.web import server
+from tests.api.raw_server import HTML, Reply, Server, closed_port, drip, message, reply, zipped
 from tests.conftest import PatientTime, parsed, required
-from tests.test_api import HTML, Reply, Server, closed_port, drip, message, reply, zipped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping

@@ -9,27 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.api.answers import (
-    AnswerError,
     HistoryRow,
-    NotJson,
     Payout,
     Refused,
     User,
     UserBalance,
-    WrongShape,
     decode_balance,
     decode_history,
     decode_payout,
     decode_top_users,
     decode_user_page,
-    error_code,
+    raise_for_error,
 )
-from exporter.endpoint import Endpoint, Reason
+from exporter.api.errors import InvalidJson, InvalidResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ANSWERS = Path(__file__).parent / "data" / "answers"
+ANSWERS = Path(__file__).parent.parent / "data" / "answers"
 BOM = b"\xef\xbb\xbf"  # msgspec refuses it: sends every answer down the slow path
 SURROGATE = "\ud800"  # so does this in a name, `"\ud800"` in JSON
 CANARY = "canary-4f1d"
@@ -40,6 +37,7 @@ DECODERS: list[Callable[[bytes], object]] = [
     decode_top_users,
     decode_user_page,
 ]
+FAILURES = (Refused, InvalidJson, InvalidResponse)  # all that a decoder raises
 LISTS: list[tuple[Callable[[bytes], Any], str]] = [
     (decode_history, "history"),
     (decode_top_users, "users"),
@@ -113,16 +111,25 @@ def outcome(decode: Callable[[bytes], object], answer: bytes) -> object:
     """Return what was decoded, or the error's type, text and code."""
     try:
         return decode(answer)
-    except AnswerError as error:
+    except FAILURES as error:
         return type(error), str(error), getattr(error, "code", None)
 
 
-def errors(answer: bytes) -> Iterator[AnswerError]:
+def error_code(answer: bytes) -> str | None:
+    """Return the API's `error` in an answer, if any."""
+    try:
+        raise_for_error(answer)
+    except Refused as error:
+        return error.code
+    return None
+
+
+def errors(answer: bytes) -> Iterator[Exception]:
     """Yield what the decoders raise at an answer."""
     for decode in DECODERS:
         try:
             decode(answer)
-        except AnswerError as error:
+        except FAILURES as error:
             yield error
 
 
@@ -194,7 +201,7 @@ def test_next_page(page: Any, expected: str | None, prefix: bytes) -> None:
 @pytest.mark.parametrize("prefix", [b"", BOM])
 def test_next_page_of_another_type_is_refused(page: Any, prefix: bytes) -> None:
     """Half a walk is worse than none: an unreadable nextPage refuses the answer, by its path."""
-    with pytest.raises(WrongShape, match=r"^\$\.nextPage: "):
+    with pytest.raises(InvalidResponse, match=r"^\$\.nextPage: "):
         decode_user_page(prefix + body(users=[USER], nextPage=page))
 
 
@@ -220,7 +227,7 @@ def test_numeric_strings(text: str) -> None:
 @pytest.mark.parametrize("field", ["total", "withdrawn"])
 def test_what_is_no_number_is_refused(number: Any, field: str) -> None:
     """NaN, infinities, booleans, null, negative and boundless numbers are wrong, named by path."""
-    with pytest.raises(WrongShape, match=rf"^\$(\.{field})?: "):
+    with pytest.raises(InvalidResponse, match=rf"^\$(\.{field})?: "):
         decode_balance(body(**USER | {field: number}))
 
 
@@ -242,7 +249,7 @@ def test_numbers_no_float_can_hold(number: bytes, prefix: bytes) -> None:
     users = decode_top_users(prefix + raw(number, users=[USER | {"total": "@"}, USER | {"name": "johnd"}]))
 
     assert (["johnd"], 1) == ([user.name for user in users.entries], users.rejected)
-    with pytest.raises(WrongShape, match=r"^\$\.value: "):
+    with pytest.raises(InvalidResponse, match=r"^\$\.value: "):
         decode_payout(prefix + raw(number, **PAYOUT | {"value": "@"}))
 
 
@@ -251,7 +258,7 @@ def test_numbers_no_float_can_hold(number: bytes, prefix: bytes) -> None:
 )
 def test_payout_bounds(field: str, number: Any) -> None:
     """Milliseconds are not taken for seconds; nothing in a payout is negative."""
-    with pytest.raises(WrongShape, match=rf"^\$\.{field}: "):
+    with pytest.raises(InvalidResponse, match=rf"^\$\.{field}: "):
         decode_payout(body(**PAYOUT | {field: number}))
 
 
@@ -266,7 +273,7 @@ def test_only_a_balance_may_be_negative(balance: Any) -> None:
 @pytest.mark.parametrize("balance", [-1.1e18, 1.1e18, "nan", "-Infinity", None])
 def test_balance_bounds(balance: Any) -> None:
     """A balance is bounded too, so that sums stay finite."""
-    with pytest.raises(WrongShape, match=r"^\$\.balance: "):
+    with pytest.raises(InvalidResponse, match=r"^\$\.balance: "):
         decode_balance(body(**USER | {"balance": balance}))
 
 
@@ -298,14 +305,14 @@ def test_not_successful(decode: Callable[[bytes], object], success: Any) -> None
     """Whatever is neither true nor "true" is a failure, complete as the answer may be."""
     fields: dict[str, Any] = {"users": [USER], "history": [ROW], **PAYOUT, **USER, "success": success}
 
-    with pytest.raises(WrongShape, match=r"^\$\.success: "):
+    with pytest.raises(InvalidResponse, match=r"^\$\.success: "):
         decode(body(**fields))
 
 
 @pytest.mark.parametrize("decode", DECODERS)
 def test_success_is_required(decode: Callable[[bytes], object]) -> None:
     """All responses contain `success` (reference: Intro): one without is none."""
-    with pytest.raises(WrongShape, match=r"^\$\.success: "):
+    with pytest.raises(InvalidResponse, match=r"^\$\.success: "):
         decode(json.dumps({"users": [], "history": [], **PAYOUT, **USER}).encode())
 
 
@@ -324,7 +331,7 @@ def test_an_error_comes_first(decode: Callable[[bytes], object], success: Any) -
 @pytest.mark.parametrize("error", [None, 17, True, ["invalid_secret"], {"code": "invalid_secret"}])
 def test_an_error_that_is_no_string(error: Any) -> None:
     """Only a string is a code; a failure with anything else is a wrong shape."""
-    with pytest.raises(WrongShape, match=r"^\$\.success: "):
+    with pytest.raises(InvalidResponse, match=r"^\$\.success: "):
         decode_payout(body(success=False, error=error))
 
 
@@ -372,7 +379,7 @@ def test_error_code(expected: str | None, answer: bytes) -> None:
 @pytest.mark.parametrize("decode", DECODERS)
 def test_the_museum_of_what_is_not_json(decode: Callable[[bytes], object], name: str, fault: str) -> None:
     """What is not JSON is said with its place, the same by every decoder."""
-    with pytest.raises(NotJson) as caught:
+    with pytest.raises(InvalidJson) as caught:
         decode((ANSWERS / name).read_bytes())
 
     assert f"not JSON: {fault}" == str(caught.value)
@@ -384,7 +391,7 @@ def test_the_museum_of_what_is_not_json(decode: Callable[[bytes], object], name:
 )
 def test_bottomless_nesting(decode: Callable[[bytes], object], text: bytes) -> None:
     """100,000 brackets are refused, wherever they are."""
-    with pytest.raises(NotJson, match=r"^not JSON: nested too deeply$"):
+    with pytest.raises(InvalidJson, match=r"^not JSON: nested too deeply$"):
         decode(text % (b"[" * 100_000))
 
 
@@ -393,7 +400,7 @@ def test_bad_utf8_in_a_field_nobody_reads(decode: Callable[[bytes], object]) -> 
     """JSON is UTF-8 (RFC 8259, 8.1): a body that is not is no JSON, wherever the bytes stand."""
     fields: dict[str, Any] = {"users": [USER], "history": [ROW], **PAYOUT, **USER, "motd": "@"}
 
-    with pytest.raises(NotJson, match=r"^not JSON: not UTF-8 at byte \d+$"):
+    with pytest.raises(InvalidJson, match=r"^not JSON: not UTF-8 at byte \d+$"):
         decode(raw(b'"\xff"', **fields))
 
 
@@ -408,7 +415,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
 @pytest.mark.parametrize("decode", DECODERS)
 def test_a_document_that_is_no_object(decode: Callable[[bytes], object], document: Any) -> None:
     """Every answer is an object."""
-    with pytest.raises(WrongShape, match=r"^\$: expected an object$"):
+    with pytest.raises(InvalidResponse, match=r"^\$: expected an object$"):
         decode(json.dumps(document).encode())
 
 
@@ -416,7 +423,7 @@ def test_a_document_that_is_no_object(decode: Callable[[bytes], object], documen
 @pytest.mark.parametrize(("decode", "key"), LISTS)
 def test_a_list_that_is_none(decode: Callable[[bytes], Any], key: str, entries: Any) -> None:
     """A missing list, or something else in its place, is named by path."""
-    with pytest.raises(WrongShape, match=rf"^\$\.{key}: expected an array$"):
+    with pytest.raises(InvalidResponse, match=rf"^\$\.{key}: expected an array$"):
         decode(body(**{} if entries is ... else {key: entries}))
 
 
@@ -425,7 +432,7 @@ def test_payout_needs_every_field(field: str) -> None:
     """A payout with a field missing is refused, and the error names the field."""
     fields = {key: value for key, value in PAYOUT.items() if key != field}
 
-    with pytest.raises(WrongShape, match=rf"^\$: .*`{field}`$"):
+    with pytest.raises(InvalidResponse, match=rf"^\$: .*`{field}`$"):
         decode_payout(body(**fields))
 
 
@@ -434,7 +441,7 @@ def test_balance_needs_every_number(field: str) -> None:
     """A balance with one missing is refused, and the error names it; the name is known to who asked."""
     fields = {key: value for key, value in USER.items() if key != field}
 
-    with pytest.raises(WrongShape, match=rf"^\$: .*`{field}`$"):
+    with pytest.raises(InvalidResponse, match=rf"^\$: .*`{field}`$"):
         decode_balance(body(**fields))
 
 
@@ -500,11 +507,11 @@ def test_a_lone_surrogate_in_a_number_costs_its_entry() -> None:
 
 @pytest.mark.parametrize(("decode", "fields"), [(decode_payout, PAYOUT), (decode_balance, USER)])
 def test_a_lone_surrogate_in_a_field_name(decode: Callable[[bytes], object], fields: dict[str, Any]) -> None:
-    """A field nobody knows, whatever its name, is ignored or an AnswerError: nothing else comes out."""
+    """A field nobody knows, whatever its name, is ignored or makes the answer invalid, and nothing else."""
     expected = decode(body(**fields))
     answer = outcome(decode, body(**fields, **{SURROGATE: 1}))
 
-    assert answer == expected or (isinstance(answer, tuple) and answer[0] is WrongShape)
+    assert answer == expected or (isinstance(answer, tuple) and answer[0] is InvalidResponse)
 
 
 @pytest.mark.parametrize(
@@ -520,35 +527,9 @@ def test_a_lone_surrogate_in_an_entrys_field_name(
     assert len(answer.entries) >= 1
 
 
-def test_reasons_concern_endpoints() -> None:
-    """Three codes are of one endpoint alone; every other reason can befall every endpoint."""
-    concerned = {
-        reason.value: endpoints
-        for reason in Reason
-        if (endpoints := {each for each in Endpoint if reason.concerns(each)}) != set(Endpoint)
-    }
-
-    assert {
-        "invalid_page": {Endpoint.ALL_USERS},
-        "missing_input": {Endpoint.BALANCES},
-        "unknown_user": {Endpoint.BALANCES},
-    } == concerned
-
-
-def test_the_reasons_are_the_contracts() -> None:
-    """Rules and dashboards name reasons: each is as the contract spells it."""
-    reasons = (
-        "timeout dns connect tls http_status rate_limited redirect too_large invalid_json invalid_response "
-        "invalid_secret bad_request wrong_method not_found internal_error invalid_page unknown_error "
-        "missing_input unknown_user"
-    )
-
-    assert reasons.split() == [reason.value for reason in Reason]
-
-
 @given(answer=st.binary() | st.binary().map(lambda tail: b'{"success": true, "users": [' + tail))
-def test_any_bytes_are_an_answer_or_an_answer_error(answer: bytes) -> None:
-    """No bytes make a decoder raise anything but AnswerError, or `error_code` anything at all."""
+def test_any_bytes_are_an_answer_or_a_failure(answer: bytes) -> None:
+    """No bytes make a decoder raise anything but its failures, or `raise_for_error` anything but Refused."""
     for decode in DECODERS:
         outcome(decode, answer)
 
@@ -556,13 +537,13 @@ def test_any_bytes_are_an_answer_or_an_answer_error(answer: bytes) -> None:
 
 
 @given(document=answers | foreign)
-def test_any_json_is_an_answer_or_an_answer_error(document: Any) -> None:
-    """No JSON makes a decoder raise anything but AnswerError; with a code exactly when the API sent one."""
+def test_any_json_is_an_answer_or_a_failure(document: Any) -> None:
+    """No JSON makes a decoder raise anything but its failures: Refused exactly when the API sent a code."""
     answer = json.dumps(document).encode()
     outcomes = [outcome(decode, answer) for decode in DECODERS]
 
-    refused = [found for found in outcomes if isinstance(found, tuple) and found[0] is Refused]
-    assert [error_code(answer)] * len(refused) == [found[2] for found in refused]
+    refused = [result for result in outcomes if isinstance(result, tuple) and result[0] is Refused]
+    assert [error_code(answer)] * len(refused) == [result[2] for result in refused]
     assert len(refused) in {0, len(DECODERS)}
 
 

@@ -1,0 +1,55 @@
+"""The body of an answer, read as it arrives and inflated within a limit.
+
+httpx would inflate a chunk of 64 KiB to 64 MiB at once. So the raw bytes are read and inflated here.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+from exporter.api.errors import InvalidJson, TooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import httpx
+
+GZIP_WBITS = 31  # zlib's parameter for a gzip stream
+PIECE_BYTES = 64 * 1024  # inflated at once, and so the most that is ever inflated beyond the limit
+
+
+async def read_body(response: httpx.Response, limit: int) -> bytes:
+    """Return the body, inflated. Raises TooLarge or InvalidJson.
+
+    `limit` bounds the bytes received as well as the bytes after inflating.
+    """
+    coding = response.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in {"identity", "", "gzip", "x-gzip"}:
+        raise InvalidJson("the body has a Content-Encoding that was not asked for")
+    body = bytearray()
+    async for piece in inflate(response.aiter_raw()) if "gzip" in coding else response.aiter_raw():
+        body += piece
+        if len(body) > limit or response.num_bytes_downloaded > limit:
+            raise TooLarge(f"the body has more than {limit} bytes")
+    return bytes(body)
+
+
+async def inflate(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield what a gzip stream of any number of members inflates to, piece by piece. Raises InvalidJson."""
+    member = None
+    async for chunk in chunks:
+        rest = chunk
+        while rest:
+            if member is None or member.eof:
+                member = zlib.decompressobj(GZIP_WBITS)
+            try:
+                piece = member.decompress(rest, PIECE_BYTES)
+            except zlib.error:
+                piece = None
+            if piece is None:  # raised outside the except block: nothing is chained to our errors
+                raise InvalidJson("the body is not the gzip stream it says it is")
+            yield piece
+            rest = member.unused_data or member.unconsumed_tail
+    if member is not None and not member.eof:
+        raise InvalidJson("the gzip stream of the body ends early")
