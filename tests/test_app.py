@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from structlog.testing import capture_logs
 
-from exporter import simulator
+from exporter import __version__, simulator
 from exporter.app import App, Options, once
 from exporter.config import ConfigError
 from exporter.config.problems import Problem
@@ -80,6 +80,19 @@ def test_the_page_says_what_the_world_says() -> None:
         assert top[0].total == page[f'cryptoloot_user_hashes_total{{site="a",user="{top[0].name}"}}']
 
     played(two_sites(), scene)
+
+
+def test_every_call_names_the_program() -> None:
+    """The API sees the program's name and version, and nothing else, as the user agent."""
+    agents = set()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        agents.add(request.headers["User-Agent"])
+        return httpx.Response(500)
+
+    asyncio.run(once(two_sites(), VirtualTime().clock, httpx.MockTransport(answer)))
+
+    assert {f"cryptoloot-exporter/{__version__}"} == agents
 
 
 def test_values_leave_when_stale_and_come_back() -> None:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from types import GenericAlias
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from exporter.api.errors import InvalidJson, InvalidResponse, PollError
 
@@ -100,19 +99,19 @@ def decode_balance(body: bytes) -> UserBalance:
 
 def decode_history(body: bytes) -> History:
     """Decode `/stats/history`, rows in the answer's order."""
-    rows, rejected, _ = _history.decode(body)
+    rows, rejected, _ = _decode_list(body, "history", HistoryRow, MAX_ROWS)
     return Entries(tuple(rows), rejected)
 
 
 def decode_top_users(body: bytes) -> Users:
     """Decode `/user/top`. An empty name is rejected, and so is a name's second entry."""
-    users, rejected, _ = _top_users.decode(body)
+    users, rejected, _ = _decode_list(body, "users", User, MAX_USERS)
     return _unique(users, rejected)
 
 
 def decode_user_page(body: bytes) -> Users:
     """Decode a page of `/user/list` as `decode_top_users` does, with the name of the next page."""
-    users, rejected, next_page = _user_page.decode(body)
+    users, rejected, next_page = _decode_list(body, "users", User, MAX_USERS, str | None)
     return _unique(users, rejected, next_page or None)
 
 
@@ -122,46 +121,41 @@ def raise_for_error(body: bytes) -> None:
         _fields(body)
 
 
-class _ListDecoder(Generic[E]):
-    """Decodes an answer that holds a list under `key`; `next_page` is the type of its `nextPage`."""
+class _ListAnswer(Struct, rename={"next_page": "nextPage"}):
+    """An answer with a list, as msgspec decodes it in one pass."""
 
-    def __init__(self, key: str, entry: type[E], max_entries: int, next_page: Any = Any) -> None:
-        self._key, self._entry, self._max_entries, self._next_page = key, entry, max_entries, next_page
-        answer: Any = msgspec.defstruct(
-            "Answer",
-            [
-                ("entries", GenericAlias(list, entry)),
-                *(("success", Any, None), ("error", Any, None), ("next_page", next_page, None)),
-            ],
-            rename={"entries": key, "next_page": "nextPage"},
-        )
-        self._decoder = msgspec.json.Decoder(answer, strict=False)
-
-    def decode(self, body: bytes) -> tuple[list[E], int, str | None]:
-        """Return the readable entries, the number of the others, and `nextPage`."""
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            # As text: msgspec accepts bad UTF-8 in fields that it skips.
-            answer = self._decoder.decode(body.decode())
-            plain = _is_success(answer.success) and not answer.error
-            if plain and len(answer.entries) <= self._max_entries:
-                return answer.entries, 0, answer.next_page
-        fields = _fields(body)
-        next_page = _convert(fields.get("nextPage"), self._next_page, "$.nextPage")
-        entries = fields.get(self._key)
-        if not isinstance(entries, list):
-            raise InvalidResponse(f"$.{self._key}: expected an array")
-        if len(entries) > self._max_entries:
-            raise InvalidResponse(f"$.{self._key}: more than {self._max_entries} entries")
-        readable = []
-        for entry in entries:
-            with contextlib.suppress(msgspec.ValidationError, UnicodeEncodeError):
-                readable.append(msgspec.convert(entry, self._entry, strict=False))
-        return readable, len(entries) - len(readable), next_page
+    history: Annotated[list[HistoryRow], Meta(max_length=MAX_ROWS)] | UnsetType = UNSET
+    users: Annotated[list[User], Meta(max_length=MAX_USERS)] | UnsetType = UNSET
+    next_page: str | None = None
+    success: Any = None
+    error: Any = None
 
 
-_history = _ListDecoder("history", HistoryRow, MAX_ROWS)
-_top_users = _ListDecoder("users", User, MAX_USERS)
-_user_page = _ListDecoder("users", User, MAX_USERS, next_page=str | None)
+_list_answer = msgspec.json.Decoder(_ListAnswer, strict=False)
+
+
+def _decode_list(
+    body: bytes, key: str, entry_type: type[E], max_entries: int, next_page_type: Any = Any
+) -> tuple[list[E], int, Any]:
+    """Return the readable entries, the number of the others, and `nextPage`."""
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # As text, because msgspec accepts bad UTF-8 in fields that it skips.
+        answer = _list_answer.decode(body.decode())
+        entries = getattr(answer, key)
+        if entries is not UNSET and _is_success(answer.success) and not answer.error:
+            return entries, 0, answer.next_page
+    fields = _fields(body)
+    next_page = _convert(fields.get("nextPage"), next_page_type, "$.nextPage")
+    entries = fields.get(key)
+    if not isinstance(entries, list):
+        raise InvalidResponse(f"$.{key}: expected an array")
+    if len(entries) > max_entries:
+        raise InvalidResponse(f"$.{key}: more than {max_entries} entries")
+    readable, unreadable = [], contextlib.suppress(msgspec.ValidationError, UnicodeEncodeError)
+    for entry in entries:
+        with unreadable:
+            readable.append(msgspec.convert(entry, entry_type, strict=False))
+    return readable, len(entries) - len(readable), next_page
 
 
 def _unique(users: list[User], rejected: int, next_page: str | None = None) -> Users:

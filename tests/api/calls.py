@@ -14,7 +14,6 @@ import httpx
 from exporter.api import answers
 from exporter.api.client import Client, Request
 from exporter.api.errors import InvalidPage, MissingInput, PollError, UnknownUser
-from exporter.app import USER_AGENT
 from exporter.config.secret import Secret
 from exporter.endpoint import Endpoint
 from tests.api.raw_server import Reply, Server, closed_port
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 CANARY = "canary &=+%/ #?é"  # each of these characters means something in a URL
 FORMS = ("canary", CANARY, quote(CANARY), quote(CANARY, safe=""), quote_plus(CANARY))
 SECRET = Secret(CANARY)
+USER_AGENT = "tests/1.0"
 
 PAYOUT = answers.Payout(1, 2, 3, 4, 5)  # what GOOD is decoded to
 LIMIT = 1024  # api.max_response_bytes, where a test is about it

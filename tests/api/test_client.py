@@ -17,7 +17,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from exporter import __version__
 from exporter.api import errors
 from exporter.api.answers import HistoryRow, Payout, User
 from exporter.api.client import MAX_IDLE, Client, Request
@@ -35,6 +34,7 @@ from tests.api.calls import (
     REQUESTS,
     SHORT,
     SMALL,
+    USER_AGENT,
     answered,
     calling,
     canned,
@@ -160,12 +160,12 @@ def test_any_secret_arrives_intact(secret: str) -> None:
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=[request.endpoint for request in REQUESTS])
 def test_a_request_says_who_asks_and_for_what(request_: Request[object]) -> None:
-    """GET of the endpoint's path, our name and version, gzip and no other coding, and no cookies."""
+    """GET of the endpoint's path, the client's name, gzip and no other coding, and no cookies."""
     heard = hear(reply(), request=request_)
     line, *headers = heard.server.heads[0].lower().split("\r\n")
 
     assert line.startswith(f"get {request_.endpoint}?")
-    assert f"user-agent: cryptoloot-exporter/{__version__}" in headers
+    assert f"user-agent: {USER_AGENT}" in headers
     assert ["accept-encoding: gzip"] == [header for header in headers if header.startswith("accept-enc")]
     assert [] == [header for header in headers if header.startswith("cookie")]
 
