@@ -159,6 +159,7 @@ def _decode_list(
 
 
 def _unique(users: list[User], rejected: int, next_page: str | None = None) -> Users:
+    """Reject users without a name, and all but the first of one name."""
     first = {user.name: user for user in reversed(users)}
     first.pop("", None)
     unique = tuple([user for user in users if first.get(user.name) is user])

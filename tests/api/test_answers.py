@@ -427,6 +427,26 @@ def test_a_list_that_is_none(decode: Callable[[bytes], Any], key: str, entries: 
         decode(body(**{} if entries is ... else {key: entries}))
 
 
+@pytest.mark.parametrize(
+    ("decode", "key", "entry", "most"),
+    [
+        (decode_history, "history", ROW, 10_000),
+        (decode_top_users, "users", USER, 8192),
+        (decode_user_page, "users", USER, 8192),
+    ],
+)
+@pytest.mark.parametrize("prefix", [b"", BOM])
+def test_a_list_that_is_too_long(
+    decode: Callable[[bytes], Any], key: str, entry: dict[str, Any], most: int, prefix: bytes
+) -> None:
+    """A list may have as many entries as the reference allows, and not one more."""
+    answer = decode(prefix + body(**{key: [entry] * most}))
+
+    assert most == len(answer.entries) + answer.rejected
+    with pytest.raises(InvalidResponse, match=rf"^\$\.{key}: more than {most} entries$"):
+        decode(prefix + body(**{key: [entry] * (most + 1)}))
+
+
 @pytest.mark.parametrize("field", PAYOUT)
 def test_payout_needs_every_field(field: str) -> None:
     """A payout with a field missing is refused, and the error names the field."""

@@ -8,6 +8,7 @@ import gc
 import json
 import ssl
 import subprocess
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from exporter.api import errors
 from exporter.api.answers import HistoryRow, Payout, User
-from exporter.api.client import MAX_IDLE, Client, Request
+from exporter.api.client import MAX_IDLE, THREAD_BYTES, Client, Request
 from exporter.api.errors import PollError
 from exporter.config import ConfigError
 from exporter.config.secret import Secret
@@ -366,6 +367,25 @@ def test_a_refused_proxy_fails_like_any_connection(monkeypatch: pytest.MonkeyPat
     assert [] == leaks(error)
 
 
+def test_a_proxy_that_refuses_fails_like_any_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that opens no tunnel is `connect`; it sees the host of the API, and not the secret."""
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.delenv(name, raising=False)
+
+    async def play() -> tuple[Any, list[str]]:
+        async with Server(reply(HTML, 407)) as between:
+            monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{between.port}")
+            async with calling("https://api.invalid", proxy="environment") as client:
+                return await outcome(client), between.heads
+
+    error, heads = asyncio.run(play())
+
+    assert (Reason.CONNECT, "the proxy made no connection") == (error.reason, str(error))
+    assert ["CONNECT api.invalid:443 HTTP/1.1"] == [head.split("\r\n")[0] for head in heads]
+    assert [] == leaks(error) + [head for head in heads if "canary" in head]
+
+
 @pytest.mark.parametrize(("expected", "seconds"), [("120", "120"), (None, ""), ("x" * 64, "x" * 65)])
 @pytest.mark.parametrize("failing", ["200 with HTML", "500 with HTML", "429 with HTML", "invalid_secret"])
 def test_retry_after_is_passed_on(failing: str, expected: str | None, seconds: str) -> None:
@@ -395,6 +415,23 @@ def test_answers_become_values() -> None:
     assert PAYOUT == answered(in_pieces(200, GOOD))
     assert (HistoryRow(1, 2, 3),) == answered(in_pieces(200, row), ASK_HISTORY).entries
     assert (User("a", 1, 2, 3),) == answered(in_pieces(200, user), ASK_TOP_USERS).entries
+
+
+@pytest.mark.parametrize(("expected", "size"), [(True, THREAD_BYTES), (False, THREAD_BYTES + 1)])
+def test_large_answers_are_decoded_in_a_thread(expected: bool, size: int) -> None:
+    """What takes many milliseconds to decode does not hold up the event loop."""
+    request = Request(ASK_PAYOUT.endpoint, lambda _: threading.current_thread() is threading.main_thread())
+
+    assert expected is answered(in_pieces(200, GOOD.ljust(size)), request)
+
+
+def test_a_large_answer_fails_like_a_small_one() -> None:
+    """A failure in the thread has its reason and Retry-After, and the secret stays hidden."""
+    answer = in_pieces(200, HTML.ljust(THREAD_BYTES + 1), retry_after="7")
+    error = answered(answer)
+
+    assert (Reason.INVALID_JSON, "7") == (error.reason, error.retry_after)
+    assert [] == leaks(error)
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
