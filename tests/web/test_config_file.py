@@ -1,4 +1,4 @@
-"""webconfig.py: the toolkit's verdicts on the toolkit's cases, our own rules, and real handshakes in memory.
+"""The web configuration file: the toolkit's verdicts, our own rules, and real handshakes in memory.
 
 tests/data/web/same restates each case of exporter-toolkit's web/testdata by its name, `# toolkit:` being the
 toolkit's verdict; differs has those whose verdict differs, each with its reason; own has our own rules.
@@ -65,7 +65,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(openssl, "ec", "-in", "exporter.key", "-aes128", "-passout", "pass:canary", "-out", "locked.key")
     os.mkfifo(folder / "pipe")
     (folder / "empty").touch()
-    (folder / "huge").write_bytes(bytes(webconfig.LARGEST + 1))
+    (folder / "huge").write_bytes(bytes(webconfig.MAX_BYTES + 1))
     return folder
 
 
@@ -436,10 +436,12 @@ def test_all_problems_come_at_once(pki: Path) -> None:
     assert [1, 2, 3, 4] == [problem.line for problem in caught.value.problems]
 
 
-def test_a_suite_openssl_lacks_is_refused() -> None:
+def test_a_suite_openssl_lacks_is_refused(pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A suite is refused where OpenSSL does not offer it, with that reason."""
-    with pytest.raises(ValueError, match="the OpenSSL of this Python does not offer it"):
-        webconfig._offered("ECDHE-RSA-INVENTED")
+    monkeypatch.setitem(webconfig.SUITES, "TLS_INVENTED", "ECDHE-RSA-INVENTED")
+
+    with pytest.raises(ConfigError, match="the OpenSSL of this Python does not offer it"):
+        load(pki, cipher_suites=["TLS_INVENTED"])
 
 
 @pytest.mark.parametrize(("refused", "version"), [(True, (3, 0, 19)), (False, (1, 1, 1))])
@@ -517,10 +519,10 @@ def test_the_pem_is_read_once(pki: Path) -> None:
     assert "TLSv1.3" == handshake(tls, trusting(pki)).version()
 
 
-@pytest.mark.parametrize("held", [webconfig._memory_file, webconfig._temporary_file])
-def test_pem_on_a_path_is_private_and_leaves(held: Any) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_pem_on_a_path_is_private_and_removed(in_memory: bool) -> None:
     """What ssl reads by path is there while it reads, for the owner alone, and gone after."""
-    with held(b"pem") as path:
+    with webconfig.pem_file(b"pem", in_memory=in_memory) as path:
         content, links = Path(path).read_bytes(), Path(path).stat().st_nlink
         assert path.startswith("/proc/self/fd/") or 0o600 == Path(path).stat().st_mode & 0o777
 
