@@ -24,6 +24,9 @@ MAX_DURATION = 100 * 365 * 86_400.0  # seconds; clocks and floats add it without
 _BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 _SIZE = re.compile(f"([0-9]{{1,15}})({'|'.join(_BYTES)})?")
 
+_NOT_IN_URL = re.compile(rf"[\s\\]|{CONTROL.pattern}")
+_HOST = re.compile(r"[a-z0-9._-]+|\[.*\]")
+
 
 def parse_duration(text: str) -> float:
     """Return the seconds of a duration as Prometheus writes them: `30s`, `1m30s`, `500ms`; `0s` is 0.
@@ -71,7 +74,8 @@ def format_size(size: int) -> str | int:
     return size if unit == "B" else f"{size // _BYTES[unit]}{unit}"
 
 
-def _duration(value: object) -> float:
+def read_duration(value: object) -> float:
+    """Return the seconds of a duration above 0. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError(f"expected a duration with its unit, such as 30s or 1m30s, got {quoted(value)}")  # noqa: TRY004 - schema reports ValueError alone
     seconds = parse_duration(value)
@@ -80,14 +84,16 @@ def _duration(value: object) -> float:
     return seconds
 
 
-def _size(value: object) -> int:
+def read_size(value: object) -> int:
+    """Return the bytes of a size from 1KiB to 1GiB. Raises ValueError."""
     size = parse_size(value)
     if not _BYTES["KiB"] <= size <= _BYTES["GiB"]:
         raise ValueError(f"expected a size from 1KiB to 1GiB, got {quoted(value)}")
     return size
 
 
-def _text(value: object) -> str:
+def read_text(value: object) -> str:
+    """Return a text that is not empty. Raises ValueError."""
     if not isinstance(value, str):
         quote = "" if isinstance(value, dict | list) else "; put it in quotes"
         raise ValueError(f"expected text, got {type_name(value)}{quote}")  # noqa: TRY004 - schema reports ValueError alone
@@ -98,8 +104,9 @@ def _text(value: object) -> str:
     return value
 
 
-def _label(value: object) -> str:
-    text = _text(value)
+def read_label(value: object) -> str:
+    """Return a text that can be a label of a metric. Raises ValueError."""
+    text = read_text(value)
     if len(text.encode()) > 128:  # noqa: PLR2004 - the bound of every label, see contract.md
         raise ValueError("expected at most 128 bytes")
     if CONTROL.search(text):
@@ -107,14 +114,16 @@ def _label(value: object) -> str:
     return text
 
 
-def _variable(value: object) -> str:
-    text = _text(value)
+def read_variable(value: object) -> str:
+    """Return the name of an environment variable. Raises ValueError."""
+    text = read_text(value)
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", text):
         raise ValueError("expected the name of an environment variable, not its value: letters, digits and _")
     return text
 
 
-def _names(value: object) -> str:
+def read_names(value: object) -> str:
+    """Return how user names are exported. Raises ValueError."""
     if value is False:  # YAML 1.1 reads a bare `off` as false
         return "off"
     if value not in ("plain", "hmac", "off"):
@@ -122,9 +131,9 @@ def _names(value: object) -> str:
     return str(value)
 
 
-def _url(value: object) -> str:
-    """Return a base URL with scheme and host in lower case and without a slash at the end."""
-    text = _text(value)
+def read_url(value: object) -> str:
+    """Return a base URL with scheme and host in lower case and no slash at the end. Raises ValueError."""
+    text = read_text(value)
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
@@ -132,16 +141,12 @@ def _url(value: object) -> str:
     except ValueError:
         raise ValueError("not a URL: its host or port cannot be read") from None
     faults = {
-        "a URL has no spaces, control characters or backslashes": (
-            re.search(r"[\s\\]", text) or CONTROL.search(text)
-        ),
+        "a URL has no spaces, control characters or backslashes": _NOT_IN_URL.search(text),
         "expected http:// or https://": parts.scheme not in {"http", "https"},
         "remove user and password: the API knows neither, and URLs end up in logs": "@" in parts.netloc,
         "remove what follows ? or #: the exporter makes the query itself": re.search("[?#]", text),
         "expected a host, such as https://api.crypto-loot.com": not host,
-        "a host has ASCII letters, digits, dots and dashes (xn--…)": (
-            not re.fullmatch(r"[a-z0-9._-]+|\[.*\]", name)
-        ),
+        "a host has ASCII letters, digits, dots and dashes (xn--…)": not _HOST.fullmatch(name),
         "port 0 cannot be called": port == 0,
     }
     for message, wrong in faults.items():
@@ -156,18 +161,20 @@ _UNITS = "".join(f"([0-9]+{unit})?" for unit in _MILLISECONDS)
 Duration = Annotated[
     str,
     Meta(
-        extra={"read": _duration, "write": format_duration},
+        extra={"read": read_duration, "write": format_duration},
         extra_json_schema={"pattern": f"^{_UNITS}$", "examples": ["1m30s"]},
     ),
 ]
 Size = Annotated[
     int | str,
-    Meta(extra={"read": _size, "write": format_size}, extra_json_schema={"examples": ["16MiB"]}),
+    Meta(extra={"read": read_size, "write": format_size}, extra_json_schema={"examples": ["16MiB"]}),
 ]
-Text = Annotated[str, Meta(extra={"read": _text}, extra_json_schema={"minLength": 1})]
-Label = Annotated[str, Meta(extra={"read": _label}, extra_json_schema={"minLength": 1})]
+Text = Annotated[str, Meta(extra={"read": read_text}, extra_json_schema={"minLength": 1})]
+Label = Annotated[str, Meta(extra={"read": read_label}, extra_json_schema={"minLength": 1})]
 Variable = Annotated[
-    str, Meta(extra={"read": _variable}, extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$"})
+    str, Meta(extra={"read": read_variable}, extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$"})
 ]
-Url = Annotated[str, Meta(extra={"read": _url}, extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"})]
-Names = Annotated[Literal["plain", "hmac", "off"] | bool, Meta(extra={"read": _names})]
+Url = Annotated[
+    str, Meta(extra={"read": read_url}, extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"})
+]
+Names = Annotated[Literal["plain", "hmac", "off"] | bool, Meta(extra={"read": read_names})]

@@ -84,7 +84,8 @@ _ALLOWED_HEADERS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _policy(value: object) -> str:
+def read_policy(value: object) -> str:
+    """Return a policy for client certificates. Raises ValueError."""
     if value in ("RequireAnyClientCert", "RequireClientCert"):
         raise ValueError(
             "Python's ssl cannot ask for a certificate without verifying it: use RequireAndVerifyClientCert "
@@ -95,7 +96,8 @@ def _policy(value: object) -> str:
     return value
 
 
-def _suite(value: object) -> str:
+def read_suite(value: object) -> str:
+    """Return OpenSSL's name of a cipher suite. Raises ValueError."""
     if value in _SUITES_13:
         raise ValueError("Python's ssl cannot choose among the suites of TLS 1.3: remove it, all are offered")
     if not isinstance(value, str) or value not in SUITES:
@@ -145,11 +147,11 @@ class TlsSection(Section):
     key_file: Text | UnsetType = UNSET
     client_ca: Text | UnsetType = UNSET
     client_ca_file: Text | UnsetType = UNSET
-    client_auth_type: Annotated[str, Meta(extra={"read": _policy})] | UnsetType = UNSET
+    client_auth_type: Annotated[str, Meta(extra={"read": read_policy})] | UnsetType = UNSET
     client_allowed_sans: _Sans | UnsetType = UNSET
     min_version: _Version = "TLS12"
     max_version: _Version = "TLS13"
-    cipher_suites: list[Annotated[str, Meta(extra={"read": _suite})]] | UnsetType = UNSET
+    cipher_suites: list[Annotated[str, Meta(extra={"read": read_suite})]] | UnsetType = UNSET
     prefer_server_cipher_suites: bool = True
     curve_preferences: _Curves | UnsetType = UNSET
 
@@ -229,26 +231,7 @@ def load(path: Path) -> WebConfig:
 
     Raises BadWebConfig, a ConfigError, with every problem.
     """
-    problems, files = Problems({"": path.name}), _Files(path)
-    values: Any = UNSET
-    try:
-        values = schema.read(load_yaml(files.read(path), problems), WebFile, "", problems)
-    except ValueError as error:
-        problems.add("", str(error))
-    if values is UNSET:
-        raise BadWebConfig(problems.reported, files.stamps)
-    http = values.get("http_server_config", {})
-    if "http2" in http:
-        problems.warn("http_server_config.http2", "has no effect: the exporter speaks HTTP/1.1 alone")
-    tls = _tls(values.get(_TLS, {}), http.get("http2", True), files, problems)
-    users = _users(values.get(_USERS, {}), tls, problems)
-    if not users and _USERS in values:
-        problems.warn(_USERS, "names nobody: everybody is let in")
-    headers = _headers(http.get("headers", {}), problems)
-    if problems.reported:
-        raise BadWebConfig(problems.reported, files.stamps)
-    notes, stamps = tuple(problems.warnings), tuple(files.stamps.values())
-    return WebConfig(tls, MappingProxyType(users), headers, notes, tuple(files.stamps)[1:], stamps)
+    return _Loader(path).load()
 
 
 def tls_on(config: WebConfig) -> bool:
@@ -269,13 +252,35 @@ def _stamp(file: Path) -> Stamp | None:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
 
-class _Files:
-    """Reads the files of one load and records the stamp of each."""
+class _Loader:
+    """One load: reads files, collects problems and notes, and records the stamp of each file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.problems = Problems({"": path.name})
         self.stamps: dict[Path, Stamp | None] = {}
-        self.exposed: set[Path] = set()  # those that others than the owner can reach
+        self.exposed: set[Path] = set()  # the files that others than the owner can reach
+
+    def load(self) -> WebConfig:
+        problems, values = self.problems, UNSET
+        try:
+            values = schema.read(load_yaml(self.read(self.path), problems), WebFile, "", problems)
+        except ValueError as error:
+            problems.add("", str(error))
+        if values is UNSET:
+            raise BadWebConfig(problems.reported, self.stamps)
+        http = values.get("http_server_config", {})
+        if "http2" in http:
+            problems.warn("http_server_config.http2", "has no effect: the exporter speaks HTTP/1.1 alone")
+        tls = self.tls(values.get(_TLS, {}), http.get("http2", True))
+        users = self.users(values.get(_USERS, {}), tls)
+        if not users and _USERS in values:
+            problems.warn(_USERS, "names nobody: everybody is let in")
+        headers = self.headers(http.get("headers", {}))
+        if problems.reported:
+            raise BadWebConfig(problems.reported, self.stamps)
+        notes, stamps = tuple(problems.warnings), tuple(self.stamps.values())
+        return WebConfig(tls, MappingProxyType(users), headers, notes, tuple(self.stamps)[1:], stamps)
 
     def read(self, file: Path) -> bytes:
         """Return a regular file's content. Raises ValueError, which repeats neither path nor content."""
@@ -288,172 +293,171 @@ class _Files:
             raise ValueError(f"is larger than {MAX_BYTES} bytes")
         return data
 
+    def entry(self, section: str, key: object, index: int) -> str:
+        """Return the path of a mapping's entry, by its number if the key may be a secret."""
+        path = f"{section}.{key}"
+        return path if path in self.problems.lines else f"{section}[{index}]"
 
-def _entry(section: str, key: object, index: int, problems: Problems) -> str:
-    """Return the path of a mapping's entry, by its number if the key may be a secret."""
-    path = f"{section}.{key}"
-    return path if path in problems.lines else f"{section}[{index}]"
+    def users(self, values: dict[Any, Any], tls: Tls | None) -> dict[str, Secret]:
+        problems, users, costs = self.problems, {}, set()
+        for index, (user, value) in enumerate(values.items()):
+            path = self.entry(_USERS, user, index)
+            bcrypt = _BCRYPT.fullmatch(value) if isinstance(value, str) else None
+            if not isinstance(user, str):
+                problems.add(path, "a user name is text: put it in quotes")
+            elif ":" in user or CONTROL.search(user) or SURROGATE.search(user):
+                problems.add(path, "a name with a colon or control characters can never log in: use another")
+            elif bcrypt is not None:
+                users[user] = Secret(bcrypt[0])
+                costs.add(int(bcrypt[1]))
+            elif value is not UNSET:
+                message = "expected a bcrypt hash such as `htpasswd -nBC 10 NAME` prints after the colon"
+                problems.add(path, message)
+        if costs and tls is None:
+            problems.warn(_USERS, "without TLS, passwords cross the network as plain text")
+        if len(costs) > 1:
+            numbers = ", ".join(map(str, sorted(costs)))
+            message = f"costs differ ({numbers}): the time of an answer can tell that a user exists; use one"
+            problems.warn(_USERS, message)
+        if costs and max(costs) >= SLOW_COST:
+            problems.warn(
+                _USERS, f"cost {max(costs)}: a check takes a second or more, and others wait for it"
+            )
+        return users
 
+    def headers(self, values: dict[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:
+        problems, headers = self.problems, []
+        for index, (name, value) in enumerate(values.items()):
+            path, allowed = self.entry(_HEADERS, name, index), _ALLOWED_HEADERS.get(name)
+            # YAML reads `X-XSS-Protection: 1` as a number. An empty value is the empty text.
+            text = str(value) if type(value) is int else "" if value is None else value
+            if allowed is None:
+                problems.add(path, f"cannot be configured; known here: {', '.join(_ALLOWED_HEADERS)}")
+            elif text is UNSET:
+                continue
+            elif not (isinstance(text, str) and re.fullmatch(r"[\x20-\x7e]*", text)):
+                problems.add(path, "expected text of printable ASCII characters; put it in quotes")
+            elif allowed and text not in allowed:
+                problems.add(path, f"expected {' or '.join(allowed)}")
+            elif text.strip():
+                headers.append((name.lower().encode(), text.strip().encode()))
+        return tuple(headers)
 
-def _users(values: dict[Any, Any], tls: Tls | None, problems: Problems) -> dict[str, Secret]:
-    users, costs = {}, set()
-    for index, (user, value) in enumerate(values.items()):
-        path = _entry(_USERS, user, index, problems)
-        bcrypt = _BCRYPT.fullmatch(value) if isinstance(value, str) else None
-        if not isinstance(user, str):
-            problems.add(path, "a user name is text: put it in quotes")
-        elif ":" in user or CONTROL.search(user) or SURROGATE.search(user):
-            problems.add(path, "a name with a colon or control characters can never log in: use another")
-        elif bcrypt is not None:
-            users[user] = Secret(bcrypt[0])
-            costs.add(int(bcrypt[1]))
-        elif value is not UNSET:
-            message = "expected a bcrypt hash such as `htpasswd -nBC 10 NAME` prints after the colon"
+    def tls(self, values: dict[str, Any], http2: bool) -> Tls | None:
+        problems = self.problems
+        self.check_protocol(values, http2)
+        self.check_policy(values)
+        if not any(key in values or problems.has(f"{_TLS}.{key}") for key in _ENABLING):
+            if values:
+                problems.warn(_TLS, "without cert_file and key_file TLS is off")
+            return None
+        cert, key, client_ca = (self.pem(name, values) for name in ("cert", "key", "client_ca"))
+        for name, pem in (("cert", cert), ("key", key)):
+            if pem is None and not self.faulty(name):
+                message = f"{name}_file or {name} is missing: TLS takes both a certificate and its key"
+                problems.add(_TLS, message)
+        if cert is None or key is None:
+            return None
+        fault = pair_fault(cert, key)
+        if fault is not None:
+            problems.add(self.place(fault[0], values), fault[1])
+        if problems.reported:
+            return None
+        settings = defaults(TlsSection) | values
+        return Tls(
+            cert=cert,
+            key=Secret(key.decode("latin-1")),
+            client_ca=client_ca,
+            verify=_POLICIES[values.get("client_auth_type", "NoClientCert")],
+            allowed_sans=frozenset(_plain_ip(san) for san in values.get("client_allowed_sans", ())),
+            minimum=_VERSIONS[settings["min_version"]],
+            maximum=_VERSIONS[settings["max_version"]],
+            ciphers=tuple(values.get("cipher_suites", ())),
+            prefer_server=settings["prefer_server_cipher_suites"],
+        )
+
+    def check_protocol(self, values: dict[str, Any], http2: bool) -> None:
+        """Check versions and ciphers."""
+        problems, settings = self.problems, defaults(TlsSection) | values
+        low, high = settings["min_version"], settings["max_version"]
+        if low > high:
+            key = "max_version" if "max_version" in values else "min_version"
+            message = f"min_version {low} is above max_version {high}: no client could connect"
+            problems.add(f"{_TLS}.{key}", message)
+        for key in ("min_version", "max_version"):
+            if values.get(key) in ("TLS10", "TLS11") and refuses_old(ssl.OPENSSL_VERSION_INFO):
+                problems.add(f"{_TLS}.{key}", f"OpenSSL refuses {values[key]} here: use TLS12 or TLS13")
+        path, suites = f"{_TLS}.cipher_suites", {suite for suite in values.get("cipher_suites", ()) if suite}
+        if suites and low == "TLS13":
+            problems.warn(path, "has no effect with min_version: TLS13")
+        elif suites and http2 and not suites & _HTTP2_SUITES and not problems.has(path):
+            message = (
+                "has no AES_128_GCM_SHA256 suite, which HTTP/2 demands, so other exporters refuse this: "
+                "add one, or set http_server_config.http2: false"
+            )
             problems.add(path, message)
-    if costs and tls is None:
-        problems.warn(_USERS, "without TLS, passwords cross the network as plain text")
-    if len(costs) > 1:
-        numbers = ", ".join(map(str, sorted(costs)))
-        message = f"costs differ ({numbers}): the time of an answer can tell that a user exists; use one"
-        problems.warn(_USERS, message)
-    if costs and max(costs) >= SLOW_COST:
-        problems.warn(_USERS, f"cost {max(costs)}: a check takes a second or more, and others wait for it")
-    return users
+        if "prefer_server_cipher_suites" in values:
+            message = "holds up to TLS 1.2: the suites of TLS 1.3 and their order are OpenSSL's"
+            problems.warn(f"{_TLS}.prefer_server_cipher_suites", message)
+
+    def check_policy(self, values: dict[str, Any]) -> None:
+        """Check what the policy for client certificates needs, and what it makes useless."""
+        problems = self.problems
+        policy, path = values.get("client_auth_type", "NoClientCert"), f"{_TLS}.client_auth_type"
+        if problems.has(path):
+            return
+        ca = next((key for key in ("client_ca", "client_ca_file") if key in values), None)
+        if policy == "RequestClientCert":
+            message = (
+                "is taken as NoClientCert: Python's ssl cannot ask for a certificate without verifying it"
+            )
+            problems.warn(path, message)
+        elif ca is not None and policy == "NoClientCert":
+            message = "has no effect without client_auth_type: RequireAndVerifyClientCert"
+            problems.add(f"{_TLS}.{ca}", message)
+        if _POLICIES[policy] is ssl.CERT_NONE and "client_allowed_sans" in values:
+            message = "has no effect unless client_auth_type is one that verifies: RequireAndVerifyClientCert"
+            problems.add(f"{_TLS}.client_allowed_sans", message)
+        if _POLICIES[policy] is not ssl.CERT_NONE and ca is None and not self.faulty("client_ca"):
+            message = (
+                "without client_ca_file, a certificate of any CA that this system trusts lets a client in"
+            )
+            problems.warn(path, message)
+
+    def faulty(self, name: str) -> bool:
+        return any(self.problems.has(f"{_TLS}.{key}") for key in (name, f"{name}_file"))
+
+    def place(self, name: str, values: dict[str, Any]) -> str:
+        return f"{_TLS}.{name if name in values else f'{name}_file'}"
+
+    def pem(self, name: str, values: dict[str, Any]) -> bytes | None:
+        """Return the PEM of `name` or `name`_file; None if neither is set or there is a problem."""
+        problems, place = self.problems, self.place(name, values)
+        file = self.path.parent / values[f"{name}_file"] if f"{name}_file" in values else None
+        if name not in values and file is None:
+            return None
+        if name in values and file is not None:
+            problems.add(f"{_TLS}.{name}_file", f"{name} is given too: keep one of them")
+            return None
+        try:
+            pem: bytes = values[name].encode() if file is None else self.read(file)
+        except ValueError as error:
+            relative = not Path(values[f"{name}_file"]).is_absolute()
+            hint = " (sought from the web config file's directory)" if relative else ""
+            problems.add(place, f"the file named here {error}{hint}")
+            return None
+        if name == "key" and (file or self.path) in self.exposed:
+            message = "others than the owner can reach the file with the key: chmod 600 would stop them"
+            problems.warn(place, message)
+        if name != "key" and not _trust(_server_context(), pem):
+            problems.add(place, "holds no certificate that OpenSSL can read: PEM is expected")
+            return None
+        return pem
 
 
-def _headers(values: dict[Any, Any], problems: Problems) -> tuple[tuple[bytes, bytes], ...]:
-    headers = []
-    for index, (name, value) in enumerate(values.items()):
-        path, allowed = _entry(_HEADERS, name, index, problems), _ALLOWED_HEADERS.get(name)
-        # YAML reads `X-XSS-Protection: 1` as a number. An empty value is the empty text.
-        text = str(value) if type(value) is int else "" if value is None else value
-        if allowed is None:
-            problems.add(path, f"cannot be configured; known here: {', '.join(_ALLOWED_HEADERS)}")
-        elif text is UNSET:
-            continue
-        elif not (isinstance(text, str) and re.fullmatch(r"[\x20-\x7e]*", text)):
-            problems.add(path, "expected text of printable ASCII characters; put it in quotes")
-        elif allowed and text not in allowed:
-            problems.add(path, f"expected {' or '.join(allowed)}")
-        elif text.strip():
-            headers.append((name.lower().encode(), text.strip().encode()))
-    return tuple(headers)
-
-
-def _tls(values: dict[str, Any], http2: bool, files: _Files, problems: Problems) -> Tls | None:
-    _check_protocol(values, http2, problems)
-    _check_policy(values, problems)
-    if not any(key in values or problems.has(f"{_TLS}.{key}") for key in _ENABLING):
-        if values:
-            problems.warn(_TLS, "without cert_file and key_file TLS is off")
-        return None
-    cert, key, client_ca = (_pem(name, values, files, problems) for name in ("cert", "key", "client_ca"))
-    for name, pem in (("cert", cert), ("key", key)):
-        if pem is None and not _faulty(name, problems):
-            problems.add(_TLS, f"{name}_file or {name} is missing: TLS takes both a certificate and its key")
-    if cert is None or key is None:
-        return None
-    fault = _pair_fault(cert, key)
-    if fault is not None:
-        problems.add(_place(fault[0], values), fault[1])
-    if problems.reported:
-        return None
-    settings = defaults(TlsSection) | values
-    return Tls(
-        cert=cert,
-        key=Secret(key.decode("latin-1")),
-        client_ca=client_ca,
-        verify=_POLICIES[values.get("client_auth_type", "NoClientCert")],
-        allowed_sans=frozenset(_plain_ip(san) for san in values.get("client_allowed_sans", ())),
-        minimum=_VERSIONS[settings["min_version"]],
-        maximum=_VERSIONS[settings["max_version"]],
-        ciphers=tuple(values.get("cipher_suites", ())),
-        prefer_server=settings["prefer_server_cipher_suites"],
-    )
-
-
-def _check_protocol(values: dict[str, Any], http2: bool, problems: Problems) -> None:
-    """Check versions and ciphers."""
-    settings = defaults(TlsSection) | values
-    low, high = settings["min_version"], settings["max_version"]
-    if low > high:
-        key = "max_version" if "max_version" in values else "min_version"
-        problems.add(
-            f"{_TLS}.{key}", f"min_version {low} is above max_version {high}: no client could connect"
-        )
-    for key in ("min_version", "max_version"):
-        if values.get(key) in ("TLS10", "TLS11") and _refuses_old(ssl.OPENSSL_VERSION_INFO):
-            problems.add(f"{_TLS}.{key}", f"OpenSSL refuses {values[key]} here: use TLS12 or TLS13")
-    path, suites = f"{_TLS}.cipher_suites", {suite for suite in values.get("cipher_suites", ()) if suite}
-    if suites and low == "TLS13":
-        problems.warn(path, "has no effect with min_version: TLS13")
-    elif suites and http2 and not suites & _HTTP2_SUITES and not problems.has(path):
-        message = (
-            "has no AES_128_GCM_SHA256 suite, which HTTP/2 demands, so other exporters refuse this: add one, "
-            "or set http_server_config.http2: false"
-        )
-        problems.add(path, message)
-    if "prefer_server_cipher_suites" in values:
-        message = "holds up to TLS 1.2: the suites of TLS 1.3 and their order are OpenSSL's"
-        problems.warn(f"{_TLS}.prefer_server_cipher_suites", message)
-
-
-def _refuses_old(version: tuple[int, ...]) -> bool:
+def refuses_old(version: tuple[int, ...]) -> bool:
     """Whether TLS 1.0 and 1.1 fail in the handshake: their SHA-1 is too weak for this level of security."""
     return _server_context().security_level >= (1 if version >= (3,) else 3)
-
-
-def _check_policy(values: dict[str, Any], problems: Problems) -> None:
-    """Check what the policy for client certificates needs, and what it makes useless."""
-    policy, path = values.get("client_auth_type", "NoClientCert"), f"{_TLS}.client_auth_type"
-    if problems.has(path):
-        return
-    ca = next((key for key in ("client_ca", "client_ca_file") if key in values), None)
-    if policy == "RequestClientCert":
-        message = "is taken as NoClientCert: Python's ssl cannot ask for a certificate without verifying it"
-        problems.warn(path, message)
-    elif ca is not None and policy == "NoClientCert":
-        message = "has no effect without client_auth_type: RequireAndVerifyClientCert"
-        problems.add(f"{_TLS}.{ca}", message)
-    if _POLICIES[policy] is ssl.CERT_NONE and "client_allowed_sans" in values:
-        message = "has no effect unless client_auth_type is one that verifies: RequireAndVerifyClientCert"
-        problems.add(f"{_TLS}.client_allowed_sans", message)
-    if _POLICIES[policy] is not ssl.CERT_NONE and ca is None and not _faulty("client_ca", problems):
-        message = "without client_ca_file, a certificate of any CA that this system trusts lets a client in"
-        problems.warn(path, message)
-
-
-def _faulty(name: str, problems: Problems) -> bool:
-    return any(problems.has(f"{_TLS}.{key}") for key in (name, f"{name}_file"))
-
-
-def _place(name: str, values: dict[str, Any]) -> str:
-    return f"{_TLS}.{name if name in values else f'{name}_file'}"
-
-
-def _pem(name: str, values: dict[str, Any], files: _Files, problems: Problems) -> bytes | None:
-    """Return the PEM of `name` or `name`_file; None if neither is set or there is a problem."""
-    place = _place(name, values)
-    file = files.path.parent / values[f"{name}_file"] if f"{name}_file" in values else None
-    if name not in values and file is None:
-        return None
-    if name in values and file is not None:
-        problems.add(f"{_TLS}.{name}_file", f"{name} is given too: keep one of them")
-        return None
-    try:
-        pem: bytes = values[name].encode() if file is None else files.read(file)
-    except ValueError as error:
-        relative = not Path(values[f"{name}_file"]).is_absolute()
-        hint = " (sought from the web config file's directory)" if relative else ""
-        problems.add(place, f"the file named here {error}{hint}")
-        return None
-    if name == "key" and (file or files.path) in files.exposed:
-        message = "others than the owner can reach the file with the key: chmod 600 would stop them"
-        problems.warn(place, message)
-    if name != "key" and not _trust(_server_context(), pem):
-        problems.add(place, "holds no certificate that OpenSSL can read: PEM is expected")
-        return None
-    return pem
 
 
 # OpenSSL's reasons against a pair, which of the two is at fault, and our message.
@@ -467,7 +471,7 @@ _FAULTS = {
 }
 
 
-def _pair_fault(cert: bytes, key: bytes) -> tuple[str, str] | None:
+def pair_fault(cert: bytes, key: bytes) -> tuple[str, str] | None:
     """Return which of the two is at fault and why, or None if they are a pair."""
     try:
         _load_pair(_server_context(), cert, key)
