@@ -28,23 +28,27 @@ _NOT_IN_URL = re.compile(rf"[\s\\]|{CONTROL.pattern}")
 _HOST = re.compile(r"[a-z0-9._-]+|\[.*\]")
 
 
-def parse_duration(text: str) -> float:
-    """Return the seconds of a duration as Prometheus writes them: `30s`, `1m30s`, `500ms`; `0s` is 0.
+def read_duration(value: object) -> float:
+    """Return the seconds of a duration as Prometheus writes them: `30s`, `1m30s`, `500ms`.
 
-    Raises ValueError, with the text if it is short, for anything else and beyond 100 years.
+    Raises ValueError for anything else, 0 and more than 100 years included.
     """
-    match = _DURATION.fullmatch(text)
-    if not (text and match):
-        raise ValueError(f"expected a duration such as 30s, 1m30s or 1h, got {quoted(text)}")
+    if not isinstance(value, str):
+        raise ValueError(f"expected a duration with its unit, such as 30s or 1m30s, got {quoted(value)}")  # noqa: TRY004 - schema reports ValueError alone
+    match = _DURATION.fullmatch(value)
+    if not (value and match):
+        raise ValueError(f"expected a duration such as 30s, 1m30s or 1h, got {quoted(value)}")
     counts = zip(match.groups("0"), _MILLISECONDS.values(), strict=True)
     seconds = sum(int(count) * unit for count, unit in counts) / 1000
     if seconds > MAX_DURATION:
         raise ValueError("expected a duration of at most 100 years")
+    if not seconds:
+        raise ValueError(f"expected a duration above 0, got {quoted(value)}")
     return seconds
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds as parse_duration reads them, to the millisecond: 90.0 is `1m30s`, 0.0 is `0s`.
+    """Return seconds as read_duration reads them, to the millisecond: 90.0 is `1m30s`, 0.0 is `0s`.
 
     Raises ValueError for negative and non-finite numbers.
     """
@@ -58,38 +62,26 @@ def format_duration(seconds: float) -> str:
     return "".join(parts) or "0s"
 
 
-def parse_size(value: object) -> int:
-    """Return the bytes of `16MiB` (units B, KiB, MiB, GiB) or of a plain number. Raises ValueError."""
-    if type(value) is int and value >= 0:
-        return value
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"expected a size such as 16MiB, 512KiB or a number of bytes, got {quoted(value)}")
-    return int(match[1]) * _BYTES[match[2] or "B"]
-
-
-def format_size(size: int) -> str | int:
-    """Return bytes as parse_size reads them, in the largest unit that divides them."""
-    unit = next(unit for unit in _BYTES if size % _BYTES[unit] == 0)
-    return size if unit == "B" else f"{size // _BYTES[unit]}{unit}"
-
-
-def read_duration(value: object) -> float:
-    """Return the seconds of a duration above 0. Raises ValueError."""
-    if not isinstance(value, str):
-        raise ValueError(f"expected a duration with its unit, such as 30s or 1m30s, got {quoted(value)}")  # noqa: TRY004 - schema reports ValueError alone
-    seconds = parse_duration(value)
-    if not seconds:
-        raise ValueError(f"expected a duration above 0, got {quoted(value)}")
-    return seconds
-
-
 def read_size(value: object) -> int:
-    """Return the bytes of a size from 1KiB to 1GiB. Raises ValueError."""
-    size = parse_size(value)
+    """Return the bytes of `16MiB` (units B, KiB, MiB, GiB) or of a plain number, from 1KiB to 1GiB.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        size = int(match[1]) * _BYTES[match[2] or "B"]
+    elif type(value) is int and value >= 0:
+        size = value
+    else:
+        raise ValueError(f"expected a size such as 16MiB, 512KiB or a number of bytes, got {quoted(value)}")
     if not _BYTES["KiB"] <= size <= _BYTES["GiB"]:
         raise ValueError(f"expected a size from 1KiB to 1GiB, got {quoted(value)}")
     return size
+
+
+def format_size(size: int) -> str | int:
+    """Return bytes as read_size reads them, in the largest unit that divides them."""
+    unit = next(unit for unit in _BYTES if size % _BYTES[unit] == 0)
+    return size if unit == "B" else f"{size // _BYTES[unit]}{unit}"
 
 
 def read_text(value: object) -> str:
