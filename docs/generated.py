@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import msgspec
 import yaml
+from exporter.collectors.metrics import CATALOGUE
 from msgspec import UNSET
 
 from exporter import flags
@@ -152,7 +153,7 @@ def _type(base: Any, meta: msgspec.Meta) -> str:
         return "section"
     reader = (meta.extra or {}).get("read")
     if reader is not None:
-        return str(reader.__name__).strip("_").replace("names", "plain, hmac or off")
+        return str(reader.__name__).removeprefix("read_").replace("names", "plain, hmac or off")
     if get_origin(base) is Literal:
         return " or ".join(get_args(base))
     return "true or false" if base is bool else f"{meta.ge} to {meta.le}"

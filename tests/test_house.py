@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pages": {"clock", "collectors"},
     "collectors": {"api", "clock", "config", "endpoint"},
     "api": {"config", "endpoint"},
-    "config": {"endpoint"},
+    "config": set(),
     "endpoint": set(),
     "clock": set(),
     "log": set(),

@@ -6,13 +6,11 @@ secrets. Problems are collected and raised together at the end, so one run repor
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from msgspec import UNSET
 
@@ -20,7 +18,7 @@ from exporter.config import schema, sections
 from exporter.config.model import Api, Config, Site, Users, Web
 from exporter.config.problems import ConfigError, Problem, Problems
 from exporter.config.schema import defaults
-from exporter.config.secret import Secret, SecretSource, clean, exposed, read_secret, read_variable
+from exporter.config.secret import Secret, SecretSource, clean, exposed, read_secret, secret_variable
 from exporter.config.sections import POLLS, Poll, Polls
 from exporter.config.values import MAX_DURATION, format_duration
 from exporter.config.yamlfile import load_yaml
@@ -53,10 +51,7 @@ def load(path: Path, environ: Mapping[str, str], *, explicit: bool = True) -> Co
 
 
 def _load_environment(missing: str, environ: Mapping[str, str]) -> Config:
-    aliases = {
-        "sites[0].secret_env": "CRYPTOLOOT_SECRET",
-        "sites[0].secret_file": "CRYPTOLOOT_SECRET_FILE",
-    }
+    aliases = {"sites[0].secret_env": "CRYPTOLOOT_SECRET", "sites[0].secret_file": "CRYPTOLOOT_SECRET_FILE"}
     secret, file = (environ.get(name, "").strip() for name in aliases.values())
     if not (secret or file):
         message = (
@@ -67,10 +62,10 @@ def _load_environment(missing: str, environ: Mapping[str, str]) -> Config:
     if secret and file:
         message = "CRYPTOLOOT_SECRET_FILE is set too: keep exactly one of them"
         raise ConfigError([Problem("CRYPTOLOOT_SECRET", message)])
-    key, value = ("secret_env", "CRYPTOLOOT_SECRET")
+    source = {"secret_env": "CRYPTOLOOT_SECRET"}
     if file:
-        key, value = "secret_file", environ["CRYPTOLOOT_SECRET_FILE"]
-    return _Builder(environ, Path(), Problems(aliases)).build({"sites": [{"name": "default", key: value}]})
+        source = {"secret_file": environ["CRYPTOLOOT_SECRET_FILE"]}
+    return _Builder(environ, Path(), Problems(aliases)).build({"sites": [{"name": "default", **source}]})
 
 
 def parse(document: object, environ: Mapping[str, str]) -> Config:
@@ -121,7 +116,7 @@ class _Builder:
         # More sites than 8 slots can serve in time get more slots. Beyond 64, httpx itself is the bottleneck.
         slots = min(max(8, math.ceil(sites / 20)), 64)
         api = Api(**defaults(sections.ApiSection) | {"max_concurrency": slots} | values)
-        if not (api.allow_insecure or _is_private(api.url) or self.problems.has("api.allow_insecure")):
+        if not (api.allow_insecure or api.private or self.problems.has("api.allow_insecure")):
             message = (
                 "http:// would send the secrets in the clear: use https://, or set api.allow_insecure: true"
             )
@@ -196,7 +191,7 @@ class _Builder:
             kind, value, place = sources[0].rpartition("_")[2], values[sources[0]], f"{path}.{sources[0]}"
             try:
                 if kind == "env":
-                    return SecretSource(read_variable(value, self.environ), env=value)
+                    return SecretSource(secret_variable(value, self.environ), env=value)
                 if kind == "file":
                     return SecretSource(self.secret_file(value, place), file=self.directory / value)
                 message = "a secret in the config file is copied along with it: use secret_env or secret_file"
@@ -227,12 +222,3 @@ def _duplicates(values: list[Any]) -> Iterator[tuple[int, int]]:
     for index, value in enumerate(values):
         if value is not UNSET and first.setdefault(value, index) != index:
             yield index, first[value]
-
-
-def _is_private(url: str) -> bool:
-    """Whether nobody on the network can read the calls: they use TLS, or stay on this host."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return url.startswith("https:") or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -26,6 +27,15 @@ class Api:
     def host(self) -> str:
         """The URL's host, with the port if the URL has one; never user or password."""
         return urlsplit(self.url).netloc.rpartition("@")[2]
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody on the network can read the calls: they use TLS, or stay on this host."""
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return self.url.startswith("https:") or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
 
 @dataclass(frozen=True)

@@ -71,14 +71,15 @@ def write(values: dict[str, Any], section: type[Section]) -> dict[str, Any]:
 
 def unwrap(type_: Any) -> tuple[Any, Meta]:
     """Return the type within `| UnsetType` and Annotated, and all of its metadata as one."""
-    if UnsetType in get_args(type_):
-        type_ = get_args(type_)[0]
-    if get_origin(type_) is not Annotated:
-        return type_, Meta()
-    base, *metas = get_args(type_)
+    metas: list[Any] = []
+    while get_origin(type_) is Annotated or UnsetType in get_args(type_):
+        type_, *more = get_args(type_)
+        metas = [*more, *metas]
     names = ("ge", "le", "min_length", "description", "extra")
-    merged = {name: value for meta in metas for name in names if (value := getattr(meta, name)) is not None}
-    return base, Meta(**merged)
+    merged = {
+        name: value for meta in metas for name in names if (value := getattr(meta, name, None)) is not None
+    }
+    return type_, Meta(**merged)
 
 
 def _expected(kind: type, value: object) -> Any:

@@ -120,7 +120,7 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def read_variable(name: str, environ: Mapping[str, str]) -> Secret:
+def secret_variable(name: str, environ: Mapping[str, str]) -> Secret:
     """Return the secret in an environment variable. Raises ValueError."""
     if name not in environ:
         raise ValueError("is not set: set it where the exporter is started")

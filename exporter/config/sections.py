@@ -27,14 +27,10 @@ class ApiSection(Section):
         "https://api.crypto-loot.com"
     )
     timeout: Annotated[Duration, _about("of one whole call")] = "10s"
-    max_concurrency: (
-        Annotated[
-            int,
-            Meta(ge=1, le=64),
-            _about("requests in flight; 8 unless given, or one per 20 sites if that is more, up to 64"),
-        ]
-        | UnsetType
-    ) = UNSET
+    max_concurrency: Annotated[
+        Annotated[int, Meta(ge=1, le=64)] | UnsetType,
+        _about("requests in flight; 8 unless given, or one per 20 sites if that is more, up to 64"),
+    ] = UNSET
     max_response_bytes: Annotated[Size, _about("of one answer, after decompression; 1KiB to 1GiB")] = "16MiB"
     allow_insecure: Annotated[
         bool, _about("allow http:// to other hosts than this one: secrets go in the clear")
@@ -47,15 +43,13 @@ class ApiSection(Section):
 _Interval = Annotated[Duration, _about("from one poll to the next")]
 
 
-_StaleAfter = Annotated[
-    Duration, _about("values leave the page so long after the last success; 5 intervals unless given")
-]
-
-
 class PollSection(Section):
     """How one endpoint is polled."""
 
-    stale_after: _StaleAfter | UnsetType = UNSET
+    stale_after: Annotated[
+        Duration | UnsetType,
+        _about("values leave the page so long after the last success; 5 intervals unless given"),
+    ] = UNSET
 
 
 @dataclass(frozen=True)
@@ -134,11 +128,11 @@ class BalancesSection(PollSection):
 class PollsSection(Section):
     """How each endpoint is polled."""
 
-    payout: Annotated[PayoutSection, _about("/stats/payout")] | UnsetType = UNSET
-    history: Annotated[HistorySection, _about("/stats/history")] | UnsetType = UNSET
-    top_users: Annotated[TopUsersSection, _about("/user/top")] | UnsetType = UNSET
-    all_users: Annotated[AllUsersSection, _about("/user/list")] | UnsetType = UNSET
-    balances: Annotated[BalancesSection, _about("/user/balance")] | UnsetType = UNSET
+    payout: Annotated[PayoutSection | UnsetType, _about("/stats/payout")] = UNSET
+    history: Annotated[HistorySection | UnsetType, _about("/stats/history")] = UNSET
+    top_users: Annotated[TopUsersSection | UnsetType, _about("/user/top")] = UNSET
+    all_users: Annotated[AllUsersSection | UnsetType, _about("/user/list")] = UNSET
+    balances: Annotated[BalancesSection | UnsetType, _about("/user/balance")] = UNSET
 
 
 @dataclass(frozen=True)
@@ -162,22 +156,19 @@ class SiteSection(Section):
     """One site, its secret (exactly one of three keys), and its overrides of the section `poll`."""
 
     name: Annotated[Label, _about("the `site` label, unique, at most 128 bytes")]
-    secret_env: Annotated[Variable, _about("the environment variable that holds the secret")] | UnsetType = (
+    secret_env: Annotated[Variable | UnsetType, _about("the environment variable that holds the secret")] = (
         UNSET
     )
-    secret_file: (
-        Annotated[
-            Text,
-            _about("the file that holds it, sought from the config's directory; looked at before each call"),
-        ]
-        | UnsetType
-    ) = UNSET
-    secret: Annotated[Text, _about("the secret itself, which `check` warns about")] | UnsetType = UNSET
+    secret_file: Annotated[
+        Text | UnsetType,
+        _about("the file that holds it, sought from the config's directory; looked at before each call"),
+    ] = UNSET
+    secret: Annotated[Text | UnsetType, _about("the secret itself, which `check` warns about")] = UNSET
     currency: Annotated[Label, _about("what amounts are in: text for dashboards")] = "XMR"
-    watch_users: (
-        Annotated[list[Text], _about("users who have their series whatever their rank")] | UnsetType
-    ) = UNSET
-    poll: Annotated[PollsSection, _about("overrides of the section poll, key by key")] | UnsetType = UNSET
+    watch_users: Annotated[
+        list[Text] | UnsetType, _about("users who have their series whatever their rank")
+    ] = UNSET
+    poll: Annotated[PollsSection | UnsetType, _about("overrides of the section poll, key by key")] = UNSET
 
 
 class UsersSection(Section):
@@ -187,10 +178,10 @@ class UsersSection(Section):
         Names,
         _about("plain; hmac: 16 hex digits of a keyed hash in place of each name; off: no series per user"),
     ] = "plain"
-    names_key_env: (
-        Annotated[Variable, _about("with hmac: the environment variable that holds the key")] | UnsetType
-    ) = UNSET
-    names_key_file: Annotated[Text, _about("with hmac: the file that holds the key")] | UnsetType = UNSET
+    names_key_env: Annotated[
+        Variable | UnsetType, _about("with hmac: the environment variable that holds the key")
+    ] = UNSET
+    names_key_file: Annotated[Text | UnsetType, _about("with hmac: the file that holds the key")] = UNSET
 
 
 class WebSection(Section):
@@ -208,7 +199,7 @@ class ConfigFile(Section):
         list[SiteSection],
         Meta(min_length=1, description="the sites to poll, at least one, each with a name and a secret"),
     ]
-    api: Annotated[ApiSection, _about("the server and how it is called")] | UnsetType = UNSET
-    poll: Annotated[PollsSection, _about("how each endpoint is polled")] | UnsetType = UNSET
-    users: Annotated[UsersSection, _about("what is shown of user names")] | UnsetType = UNSET
-    web: Annotated[WebSection, _about("what is served where")] | UnsetType = UNSET
+    api: Annotated[ApiSection | UnsetType, _about("the server and how it is called")] = UNSET
+    poll: Annotated[PollsSection | UnsetType, _about("how each endpoint is polled")] = UNSET
+    users: Annotated[UsersSection | UnsetType, _about("what is shown of user names")] = UNSET
+    web: Annotated[WebSection | UnsetType, _about("what is served where")] = UNSET

@@ -24,24 +24,31 @@ MAX_DURATION = 100 * 365 * 86_400.0  # seconds; clocks and floats add it without
 _BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 _SIZE = re.compile(f"([0-9]{{1,15}})({'|'.join(_BYTES)})?")
 
+_NOT_IN_URL = re.compile(rf"[\s\\]|{CONTROL.pattern}")
+_HOST = re.compile(r"[a-z0-9._-]+|\[.*\]")
 
-def parse_duration(text: str) -> float:
-    """Return the seconds of a duration as Prometheus writes them: `30s`, `1m30s`, `500ms`; `0s` is 0.
 
-    Raises ValueError, with the text if it is short, for anything else and beyond 100 years.
+def read_duration(value: object) -> float:
+    """Return the seconds of a duration as Prometheus writes them: `30s`, `1m30s`, `500ms`.
+
+    Raises ValueError for anything else, 0 and more than 100 years included.
     """
-    match = _DURATION.fullmatch(text)
-    if not (text and match):
-        raise ValueError(f"expected a duration such as 30s, 1m30s or 1h, got {quoted(text)}")
+    if not isinstance(value, str):
+        raise ValueError(f"expected a duration with its unit, such as 30s or 1m30s, got {quoted(value)}")  # noqa: TRY004 - schema reports ValueError alone
+    match = _DURATION.fullmatch(value)
+    if not (value and match):
+        raise ValueError(f"expected a duration such as 30s, 1m30s or 1h, got {quoted(value)}")
     counts = zip(match.groups("0"), _MILLISECONDS.values(), strict=True)
     seconds = sum(int(count) * unit for count, unit in counts) / 1000
     if seconds > MAX_DURATION:
         raise ValueError("expected a duration of at most 100 years")
+    if not seconds:
+        raise ValueError(f"expected a duration above 0, got {quoted(value)}")
     return seconds
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds as parse_duration reads them, to the millisecond: 90.0 is `1m30s`, 0.0 is `0s`.
+    """Return seconds as read_duration reads them, to the millisecond: 90.0 is `1m30s`, 0.0 is `0s`.
 
     Raises ValueError for negative and non-finite numbers.
     """
@@ -55,39 +62,30 @@ def format_duration(seconds: float) -> str:
     return "".join(parts) or "0s"
 
 
-def parse_size(value: object) -> int:
-    """Return the bytes of `16MiB` (units B, KiB, MiB, GiB) or of a plain number. Raises ValueError."""
-    if type(value) is int and value >= 0:
-        return value
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
+def read_size(value: object) -> int:
+    """Return the bytes of `16MiB` (units B, KiB, MiB, GiB) or of a plain number, from 1KiB to 1GiB.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        size = int(match[1]) * _BYTES[match[2] or "B"]
+    elif type(value) is int and value >= 0:
+        size = value
+    else:
         raise ValueError(f"expected a size such as 16MiB, 512KiB or a number of bytes, got {quoted(value)}")
-    return int(match[1]) * _BYTES[match[2] or "B"]
-
-
-def format_size(size: int) -> str | int:
-    """Return bytes as parse_size reads them, in the largest unit that divides them."""
-    unit = next(unit for unit in _BYTES if size % _BYTES[unit] == 0)
-    return size if unit == "B" else f"{size // _BYTES[unit]}{unit}"
-
-
-def _duration(value: object) -> float:
-    if not isinstance(value, str):
-        raise ValueError(f"expected a duration with its unit, such as 30s or 1m30s, got {quoted(value)}")  # noqa: TRY004 - schema reports ValueError alone
-    seconds = parse_duration(value)
-    if not seconds:
-        raise ValueError(f"expected a duration above 0, got {quoted(value)}")
-    return seconds
-
-
-def _size(value: object) -> int:
-    size = parse_size(value)
     if not _BYTES["KiB"] <= size <= _BYTES["GiB"]:
         raise ValueError(f"expected a size from 1KiB to 1GiB, got {quoted(value)}")
     return size
 
 
-def _text(value: object) -> str:
+def format_size(size: int) -> str | int:
+    """Return bytes as read_size reads them, in the largest unit that divides them."""
+    unit = next(unit for unit in _BYTES if size % _BYTES[unit] == 0)
+    return size if unit == "B" else f"{size // _BYTES[unit]}{unit}"
+
+
+def read_text(value: object) -> str:
+    """Return a text that is not empty. Raises ValueError."""
     if not isinstance(value, str):
         quote = "" if isinstance(value, dict | list) else "; put it in quotes"
         raise ValueError(f"expected text, got {type_name(value)}{quote}")  # noqa: TRY004 - schema reports ValueError alone
@@ -98,8 +96,9 @@ def _text(value: object) -> str:
     return value
 
 
-def _label(value: object) -> str:
-    text = _text(value)
+def read_label(value: object) -> str:
+    """Return a text that can be a label of a metric. Raises ValueError."""
+    text = read_text(value)
     if len(text.encode()) > 128:  # noqa: PLR2004 - the bound of every label, see contract.md
         raise ValueError("expected at most 128 bytes")
     if CONTROL.search(text):
@@ -107,14 +106,16 @@ def _label(value: object) -> str:
     return text
 
 
-def _variable(value: object) -> str:
-    text = _text(value)
+def read_variable(value: object) -> str:
+    """Return the name of an environment variable. Raises ValueError."""
+    text = read_text(value)
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", text):
         raise ValueError("expected the name of an environment variable, not its value: letters, digits and _")
     return text
 
 
-def _names(value: object) -> str:
+def read_names(value: object) -> str:
+    """Return how user names are exported. Raises ValueError."""
     if value is False:  # YAML 1.1 reads a bare `off` as false
         return "off"
     if value not in ("plain", "hmac", "off"):
@@ -122,9 +123,9 @@ def _names(value: object) -> str:
     return str(value)
 
 
-def _url(value: object) -> str:
-    """Return a base URL with scheme and host in lower case and without a slash at the end."""
-    text = _text(value)
+def read_url(value: object) -> str:
+    """Return a base URL with scheme and host in lower case and no slash at the end. Raises ValueError."""
+    text = read_text(value)
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
@@ -132,16 +133,12 @@ def _url(value: object) -> str:
     except ValueError:
         raise ValueError("not a URL: its host or port cannot be read") from None
     faults = {
-        "a URL has no spaces, control characters or backslashes": (
-            re.search(r"[\s\\]", text) or CONTROL.search(text)
-        ),
+        "a URL has no spaces, control characters or backslashes": _NOT_IN_URL.search(text),
         "expected http:// or https://": parts.scheme not in {"http", "https"},
         "remove user and password: the API knows neither, and URLs end up in logs": "@" in parts.netloc,
         "remove what follows ? or #: the exporter makes the query itself": re.search("[?#]", text),
         "expected a host, such as https://api.crypto-loot.com": not host,
-        "a host has ASCII letters, digits, dots and dashes (xn--…)": (
-            not re.fullmatch(r"[a-z0-9._-]+|\[.*\]", name)
-        ),
+        "a host has ASCII letters, digits, dots and dashes (xn--…)": not _HOST.fullmatch(name),
         "port 0 cannot be called": port == 0,
     }
     for message, wrong in faults.items():
@@ -156,18 +153,20 @@ _UNITS = "".join(f"([0-9]+{unit})?" for unit in _MILLISECONDS)
 Duration = Annotated[
     str,
     Meta(
-        extra={"read": _duration, "write": format_duration},
+        extra={"read": read_duration, "write": format_duration},
         extra_json_schema={"pattern": f"^{_UNITS}$", "examples": ["1m30s"]},
     ),
 ]
 Size = Annotated[
     int | str,
-    Meta(extra={"read": _size, "write": format_size}, extra_json_schema={"examples": ["16MiB"]}),
+    Meta(extra={"read": read_size, "write": format_size}, extra_json_schema={"examples": ["16MiB"]}),
 ]
-Text = Annotated[str, Meta(extra={"read": _text}, extra_json_schema={"minLength": 1})]
-Label = Annotated[str, Meta(extra={"read": _label}, extra_json_schema={"minLength": 1})]
+Text = Annotated[str, Meta(extra={"read": read_text}, extra_json_schema={"minLength": 1})]
+Label = Annotated[str, Meta(extra={"read": read_label}, extra_json_schema={"minLength": 1})]
 Variable = Annotated[
-    str, Meta(extra={"read": _variable}, extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$"})
+    str, Meta(extra={"read": read_variable}, extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$"})
 ]
-Url = Annotated[str, Meta(extra={"read": _url}, extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"})]
-Names = Annotated[Literal["plain", "hmac", "off"] | bool, Meta(extra={"read": _names})]
+Url = Annotated[
+    str, Meta(extra={"read": read_url}, extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"})
+]
+Names = Annotated[Literal["plain", "hmac", "off"] | bool, Meta(extra={"read": read_names})]

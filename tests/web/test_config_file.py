@@ -1,4 +1,4 @@
-"""webconfig.py: the toolkit's verdicts on the toolkit's cases, our own rules, and real handshakes in memory.
+"""The web configuration file: the toolkit's verdicts, our own rules, and real handshakes in memory.
 
 tests/data/web/same restates each case of exporter-toolkit's web/testdata by its name, `# toolkit:` being the
 toolkit's verdict; differs has those whose verdict differs, each with its reason; own has our own rules.
@@ -7,11 +7,9 @@ toolkit's verdict; differs has those whose verdict differs, each with its reason
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import ssl
-import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,50 +21,18 @@ from hypothesis import strategies as st
 
 from exporter.config import ConfigError
 from exporter.config.secret import Secret
-from exporter.web import config_file as webconfig
+from exporter.web import config_file
 from exporter.web.config_file import BadWebConfig, Tls, WebConfig
-from tests.conftest import required
+from tests.web.certificates import pki
+
+__all__ = ["pki"]  # the fixture
 
 DATA = Path(__file__).parent.parent / "data" / "web"
 SAME, DIFFERS, OWN = (sorted((DATA / folder).glob("*.yaml")) for folder in ("same", "differs", "own"))
 CANARY = "canary-4711"
-SANS = (
-    "DNS:scraper.example,IP:192.0.2.7,IP:2001:db8::7,email:ops@example.org,URI:spiffe://example.org/scraper"
-)
 
 # Every file of the toolkit's web/testdata that is a configuration, without its ending.
 TOOLKIT = set((DATA / "toolkit.txt").read_text().split())
-
-
-@pytest.fixture(scope="session")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a directory of certificates for an hour's tests, and of files that are none."""
-    folder = tmp_path_factory.mktemp("pki")
-    openssl = required("openssl")
-
-    def make(name: str, *args: str, kind: str = "ec", san: str = "DNS:localhost") -> None:
-        key = {"ec": ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")}.get(kind, (kind,))
-        subject = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={san}")
-        command = ("req", "-x509", "-days", "2", "-noenc", "-newkey", *key, *subject, *args)
-        run(openssl, *command, "-keyout", f"{name}.key", "-out", f"{name}.crt")
-
-    def run(*command: str) -> None:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
-
-    make("ca")
-    make("middle", "-CA", "ca.crt", "-CAkey", "ca.key")
-    for name, ca in (("exporter", "ca"), ("renewed", "ca"), ("scraper", "ca"), ("deep", "middle")):
-        leaf = ("-addext", "basicConstraints=critical,CA:FALSE")
-        san = SANS if name == "scraper" else "DNS:localhost"
-        make(name, "-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", *leaf, san=san)
-    make("alone", "-addext", "extendedKeyUsage=clientAuth", san="DNS:alone.example")
-    make("rsa", "-CA", "ca.crt", "-CAkey", "ca.key", kind="rsa:2048")
-    make("small", kind="rsa:1024")
-    run(openssl, "ec", "-in", "exporter.key", "-aes128", "-passout", "pass:canary", "-out", "locked.key")
-    os.mkfifo(folder / "pipe")
-    (folder / "empty").touch()
-    (folder / "huge").write_bytes(bytes(webconfig.LARGEST + 1))
-    return folder
 
 
 def place(pki: Path, text: str) -> Path:
@@ -82,7 +48,7 @@ def place(pki: Path, text: str) -> Path:
 def load(pki: Path, text: str = "", **tls: Any) -> WebConfig:
     """Load a text, or the exporter's certificate with more TLS keys."""
     pair = {"cert_file": "exporter.crt", "key_file": "exporter.key", **tls}
-    return webconfig.load(place(pki, text or yaml.safe_dump({"tls_server_config": pair})))
+    return config_file.load(place(pki, text or yaml.safe_dump({"tls_server_config": pair})))
 
 
 def tls_of(pki: Path, **keys: Any) -> Tls:
@@ -119,7 +85,7 @@ def old_client(version: ssl.TLSVersion) -> ssl.SSLContext:
 def handshake(tls: Tls, client: ssl.SSLContext) -> ssl.SSLObject:
     """Shake hands in memory and return the server's side. Raises what the server's side raises."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ours = webconfig.context(tls).wrap_bio(to_server, to_client, server_side=True)
+    ours = config_file.context(tls).wrap_bio(to_server, to_client, server_side=True)
     theirs = client.wrap_bio(to_client, to_server, server_hostname="localhost")
     for _ in range(3):
         for side in (theirs, ours):
@@ -176,7 +142,7 @@ def test_what_python_cannot_do_is_refused_by_name(pki: Path, path: Path) -> None
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
     """A web configuration file that does not exist is a problem: `path to config yml invalid`."""
     with pytest.raises(ConfigError, match=r"^web\.yaml: cannot be read: No such file or directory$"):
-        webconfig.load(tmp_path / "web.yaml")
+        config_file.load(tmp_path / "web.yaml")
 
 
 @pytest.mark.parametrize(
@@ -190,9 +156,9 @@ def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
 )
 def test_tls_is_on_where_the_toolkit_has_it_on(pki: Path, on: bool, keys: dict[str, str]) -> None:
     """TLS is on with a certificate, and off where no key says that it should be."""
-    config = webconfig.load(place(pki, json.dumps({"tls_server_config": keys})))
+    config = config_file.load(place(pki, json.dumps({"tls_server_config": keys})))
 
-    assert on == webconfig.tls_on(config)
+    assert on == config_file.tls_on(config)
 
 
 @pytest.mark.parametrize("key", ["client_ca_file", "client_auth_type"])
@@ -223,7 +189,7 @@ def test_a_plain_client_is_refused(pki: Path) -> None:
     """`valid tls config yml and default client`: HTTP on a TLS listener fails."""
     incoming = ssl.MemoryBIO()
     incoming.write(b"GET / HTTP/1.1\r\n\r\n")
-    server = webconfig.context(tls_of(pki)).wrap_bio(incoming, ssl.MemoryBIO(), server_side=True)
+    server = config_file.context(tls_of(pki)).wrap_bio(incoming, ssl.MemoryBIO(), server_side=True)
 
     with pytest.raises(ssl.SSLError, match="HTTP_REQUEST"):
         server.do_handshake()
@@ -266,7 +232,7 @@ def test_a_client_without_a_common_cipher_is_refused(pki: Path) -> None:
     assert "NO_SHARED_CIPHER" == refusal(case(pki, "web_config_noAuth_someCiphers.good"), client)
 
 
-@pytest.mark.parametrize("suite", webconfig.SUITES)
+@pytest.mark.parametrize("suite", config_file.SUITES)
 def test_every_secure_suite_of_go_is_known(pki: Path, suite: str) -> None:
     """Each suite of `allCiphers` up to TLS 1.2 is accepted, and is what a client gets."""
     kind = "rsa" if "_RSA_" in suite else "exporter"
@@ -278,7 +244,7 @@ def test_every_secure_suite_of_go_is_known(pki: Path, suite: str) -> None:
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     client.set_ciphers("ALL")
 
-    assert webconfig.SUITES[suite] == (handshake(config.tls, client).cipher() or ("",))[0]
+    assert config_file.SUITES[suite] == (handshake(config.tls, client).cipher() or ("",))[0]
 
 
 def test_a_required_certificate_is_verified(pki: Path) -> None:
@@ -308,7 +274,7 @@ def test_the_client_needs_an_allowed_name(pki: Path, allowed: bool, end: str) ->
     tls = case(pki, f"web_config_auth_client_san.{end}")
     server = handshake(tls, trusting(pki, "scraper"))
 
-    assert allowed == webconfig.san_allowed(server.getpeercert(), tls)
+    assert allowed == config_file.san_allowed(server.getpeercert(), tls)
 
 
 def test_headers_are_ready_to_send(pki: Path) -> None:
@@ -364,7 +330,7 @@ ANYTHING = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(LEAVES, inner, max_size=2)
 )
 KNOWN = st.sampled_from(
-    ["exporter.crt", "exporter.key", "ca.crt", "TLS12", "TLS13", *webconfig.SUITES, *webconfig._POLICIES]
+    ["exporter.crt", "exporter.key", "ca.crt", "TLS12", "TLS13", *config_file.SUITES, *config_file._POLICIES]
 )
 VALUES = KNOWN | st.lists(KNOWN, max_size=2) | ANYTHING
 
@@ -377,9 +343,9 @@ def section(*keys: str) -> st.SearchStrategy[Any]:
     st.fixed_dictionaries(
         {},
         optional={
-            "tls_server_config": section(*webconfig.TlsSection.__struct_fields__),
+            "tls_server_config": section(*config_file.TlsSection.__struct_fields__),
             "http_server_config": st.fixed_dictionaries(
-                {}, optional={"http2": VALUES, "headers": section(*webconfig._ALLOWED_HEADERS)}
+                {}, optional={"http2": VALUES, "headers": section(*config_file._ALLOWED_HEADERS)}
             ),
             "basic_auth_users": section("prometheus", "a:b", "\ud800"),
             "rate_limit": ANYTHING,
@@ -398,7 +364,7 @@ def test_any_document_is_a_config_or_a_config_error(pki: Path, document: dict[st
 
 def outcome(path: Path) -> WebConfig | tuple[str, ...]:
     try:
-        return webconfig.load(path)
+        return config_file.load(path)
     except ConfigError as error:
         return tuple(map(str, error.problems))
 
@@ -423,7 +389,7 @@ def test_a_key_others_can_read_is_noted(pki: Path, mode: int, noted: bool, inlin
     path = place(pki, f"tls_server_config:\n  cert_file: exporter.crt\n  {given_key}\n")
     (path if inline else pki / "open.key").chmod(mode)
 
-    assert noted == any("chmod 600" in note for note in webconfig.load(path).notes)
+    assert noted == any("chmod 600" in note for note in config_file.load(path).notes)
 
 
 def test_all_problems_come_at_once(pki: Path) -> None:
@@ -436,16 +402,18 @@ def test_all_problems_come_at_once(pki: Path) -> None:
     assert [1, 2, 3, 4] == [problem.line for problem in caught.value.problems]
 
 
-def test_a_suite_openssl_lacks_is_refused() -> None:
+def test_a_suite_openssl_lacks_is_refused(pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A suite is refused where OpenSSL does not offer it, with that reason."""
-    with pytest.raises(ValueError, match="the OpenSSL of this Python does not offer it"):
-        webconfig._offered("ECDHE-RSA-INVENTED")
+    monkeypatch.setitem(config_file.SUITES, "TLS_INVENTED", "ECDHE-RSA-INVENTED")
+
+    with pytest.raises(ConfigError, match="the OpenSSL of this Python does not offer it"):
+        load(pki, cipher_suites=["TLS_INVENTED"])
 
 
 @pytest.mark.parametrize(("refused", "version"), [(True, (3, 0, 19)), (False, (1, 1, 1))])
 def test_old_versions_are_refused_where_openssl_refuses(refused: bool, version: tuple[int, ...]) -> None:
     """OpenSSL 3 has no TLS 1.1 at Python's level of security, 1.1.1 has."""
-    assert refused == webconfig._refuses_old(version)
+    assert refused == config_file.refuses_old(version)
 
 
 def test_equal_files_are_equal_configurations(pki: Path) -> None:
@@ -462,7 +430,7 @@ def test_equal_files_are_equal_configurations(pki: Path) -> None:
 
 def test_the_context_is_a_careful_one(pki: Path) -> None:
     """TLS 1.2 to 1.3, no compression, no renegotiation, session tickets as usual."""
-    context = webconfig.context(tls_of(pki))
+    context = config_file.context(tls_of(pki))
 
     assert (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3) == (
         context.minimum_version,
@@ -517,10 +485,10 @@ def test_the_pem_is_read_once(pki: Path) -> None:
     assert "TLSv1.3" == handshake(tls, trusting(pki)).version()
 
 
-@pytest.mark.parametrize("held", [webconfig._memory_file, webconfig._temporary_file])
-def test_pem_on_a_path_is_private_and_leaves(held: Any) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_pem_on_a_path_is_private_and_removed(in_memory: bool) -> None:
     """What ssl reads by path is there while it reads, for the owner alone, and gone after."""
-    with held(b"pem") as path:
+    with config_file.pem_file(b"pem", in_memory=in_memory) as path:
         content, links = Path(path).read_bytes(), Path(path).stat().st_nlink
         assert path.startswith("/proc/self/fd/") or 0o600 == Path(path).stat().st_mode & 0o777
 
@@ -532,7 +500,7 @@ def test_no_file_stays_open(pki: Path) -> None:
     """Neither a good load nor a bad one, nor a context, leaves a file descriptor behind."""
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
-        webconfig.context(tls_of(pki))
+        config_file.context(tls_of(pki))
         for name in ("file-is-a-directory", "file-is-a-pipe", "pair-swapped"):
             outcome(place(pki, (DATA / "own" / f"{name}.yaml").read_text()))
 
@@ -545,7 +513,7 @@ def test_no_file_descriptor_left_is_a_problem(pki: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
-        fault = webconfig._pair_fault(cert, key)
+        fault = config_file.pair_fault(cert, key)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -562,7 +530,7 @@ def allowing(*sans: str) -> Tls:
         key=Secret(""),
         client_ca=None,
         verify=ssl.CERT_OPTIONAL,
-        allowed_sans=frozenset(map(webconfig._plain_ip, sans)),
+        allowed_sans=frozenset(map(config_file._plain_ip, sans)),
         minimum=ssl.TLSVersion.TLSv1_2,
         maximum=ssl.TLSVersion.TLSv1_3,
         ciphers=(),
@@ -580,7 +548,7 @@ def test_each_kind_of_name_is_matched(pki: Path, san: str) -> None:
     keys: dict[str, Any] = {"client_auth_type": "RequireAndVerifyClientCert", "client_ca_file": "ca.crt"}
     tls = tls_of(pki, client_allowed_sans=["other", san], **keys)
 
-    assert webconfig.san_allowed(handshake(tls, trusting(pki, "scraper")).getpeercert(), tls)
+    assert config_file.san_allowed(handshake(tls, trusting(pki, "scraper")).getpeercert(), tls)
 
 
 @pytest.mark.parametrize(
@@ -592,7 +560,7 @@ def test_only_the_same_name_is_matched(san: str) -> None:
     peer = {"subjectAltName": (("DNS", "scraper.example"), ("IP Address", "192.0.2.7"), ("DNS", "a\0org"),
                                ("URI", "spiffe://example.org/scraper"))}  # fmt: skip
 
-    assert not webconfig.san_allowed(peer, allowing(san))
+    assert not config_file.san_allowed(peer, allowing(san))
 
 
 def test_other_kinds_of_names_count_for_nothing() -> None:
@@ -600,14 +568,14 @@ def test_other_kinds_of_names_count_for_nothing() -> None:
     names = (("DirName", ((("commonName", "scraper"),),)), ("othername", "scraper"), ("Registered ID", "1.2"))
     peer = {"subject": ((("commonName", "scraper"),),), "subjectAltName": names}
 
-    assert not webconfig.san_allowed(peer, allowing("scraper"))
+    assert not config_file.san_allowed(peer, allowing("scraper"))
 
 
 @pytest.mark.parametrize("peer", [None, {}, {"subject": ()}])
 def test_who_has_no_name_is_let_in_only_without_a_list(peer: dict[str, Any] | None) -> None:
     """Without a certificate, or a name in it, a client may go on exactly where no name is asked for."""
-    assert webconfig.san_allowed(peer, allowing())
-    assert not webconfig.san_allowed(peer, allowing("scraper.example"))
+    assert config_file.san_allowed(peer, allowing())
+    assert not config_file.san_allowed(peer, allowing("scraper.example"))
 
 
 # --- What has changed
@@ -619,22 +587,22 @@ def test_stamps_tell_whether_to_read_again(pki: Path, tmp_path: Path) -> None:
     for file in (cert, key):
         file.write_bytes((pki / file.name).read_bytes())
     path.write_text(f"tls_server_config: {{cert_file: {cert}, key_file: exporter.key}}")
-    config = webconfig.load(path)
+    config = config_file.load(path)
 
     assert (cert, key) == config.files
-    assert config.stamps == webconfig.stamps(path, config)
+    assert config.stamps == config_file.stamps(path, config)
     seen = {config.stamps}
     key.chmod(0o640)
-    seen.add(webconfig.stamps(path, config))
+    seen.add(config_file.stamps(path, config))
     cert.write_bytes(cert.read_bytes() + b"\n")
-    seen.add(webconfig.stamps(path, config))
+    seen.add(config_file.stamps(path, config))
     (tmp_path / "new").write_bytes(key.read_bytes())
     (tmp_path / "new").replace(key)
-    seen.add(webconfig.stamps(path, config))
+    seen.add(config_file.stamps(path, config))
     path.unlink()
-    seen.add(webconfig.stamps(path, config))
+    seen.add(config_file.stamps(path, config))
     assert 5 == len(seen)
-    assert webconfig.stamps(path, config)[0] is None
+    assert config_file.stamps(path, config)[0] is None
 
 
 def test_a_bad_config_knows_what_to_watch(pki: Path, tmp_path: Path) -> None:
@@ -642,12 +610,12 @@ def test_a_bad_config_knows_what_to_watch(pki: Path, tmp_path: Path) -> None:
     path, cert = tmp_path / "web.yaml", tmp_path / "late.crt"
     path.write_text(f"tls_server_config: {{cert_file: late.crt, key_file: {pki / 'exporter.key'}}}")
     with pytest.raises(BadWebConfig) as caught:
-        webconfig.load(path)
+        config_file.load(path)
     bad = caught.value
 
     assert (cert, pki / "exporter.key") == bad.files
     assert bad.stamps[1] is None
-    assert bad.stamps == webconfig.stamps(path, bad)
+    assert bad.stamps == config_file.stamps(path, bad)
     cert.write_bytes((pki / "exporter.crt").read_bytes())
-    assert bad.stamps != webconfig.stamps(path, bad)
-    assert webconfig.tls_on(webconfig.load(path))
+    assert bad.stamps != config_file.stamps(path, bad)
+    assert config_file.tls_on(config_file.load(path))
