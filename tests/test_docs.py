@@ -26,7 +26,7 @@ from exporter.endpoint import Reason
 from exporter.web import config_file as webconfig
 from tests.alerting import rules
 from tests.conftest import REPOSITORY, required
-from tests.test_web import web_of
+from tests.web.test_routes import web_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

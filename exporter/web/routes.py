@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from exporter.pages.pages import Page
-from exporter.pages.text import Format, accepts_gzip, negotiate
+from exporter.pages.text import Format
 from exporter.web import status
 from exporter.web.auth import Verdict
+from exporter.web.negotiation import accepts_gzip, negotiate
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from exporter.clock import Now
     from exporter.pages.pages import Edition, Pages
-    from exporter.web.access import Guard
+    from exporter.web.access import WebAccess
     from exporter.web.status import Facts, Ranking, Wanted
 
     _Handler = Callable[[Any, Mapping[bytes, bytes]], Awaitable["Response"]]  # of ASGI's scope, of headers
 
 HEADER_LENGTH = 1024  # an Accept header longer than this is no scraper's
 PLAIN = b"text/plain; charset=utf-8"
-AT_ONCE = 256 * 1024  # bytes: larger pages are sent piece by piece
 REPORT_MAX_AGE = 1.0  # seconds
 ZIP_LEVEL = 1  # as pages are
 OFF_LOOP = 1024 * 1024  # bytes: putting a larger page together takes milliseconds, and leaves the loop
@@ -109,10 +109,10 @@ class Reports:
 class Web:
     """Serves the pages; an ASGI application."""
 
-    def __init__(self, pages: Pages, hooks: Hooks, guard: Guard, external_url: str = "") -> None:
+    def __init__(self, pages: Pages, hooks: Hooks, access: WebAccess, external_url: str = "") -> None:
         self._pages = pages
         self._external = urlsplit(external_url.rstrip("/"))
-        self._guard = guard
+        self._access = access
         self._hooks = hooks
         self._making: dict[tuple[str, Format, bool], Making] = {}
         self._reports = Reports(pages, hooks)
@@ -132,7 +132,7 @@ class Web:
         if scope["type"] != "http":
             raise ValueError(f"cannot serve {scope['type']}")
         headers = dict(reversed(scope["headers"]))  # of a field that is there twice, the first
-        verdict = await self._guard.verdict(headers.get(b"authorization"))
+        verdict = await self._access.verdict(headers.get(b"authorization"))
         response = await self._answer(scope, headers) if verdict is Verdict.ALLOWED else _TURNED_AWAY[verdict]
         start = {"type": "http.response.start", "status": response.status, "headers": self._fields(response)}
         await send(start)
@@ -140,29 +140,6 @@ class Web:
         for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": last})
-
-    def at_once(self, target: bytes, headers: Mapping[bytes, bytes]) -> tuple[bytes, Sequence[bytes]] | None:
-        """Answer a GET of a page that nobody has to wait for: its header fields and pieces."""
-        path, _, query = target.partition(b"?")
-        if self._guard.known(headers.get(b"authorization")) is not Verdict.ALLOWED:
-            return None
-        if path == b"/metrics":
-            now = self._hooks.now()
-            waiting = self._pages.on_metrics and self._pages.backlog(now)
-            edition = None if waiting else self._pages.current(now)
-        elif path == b"/probe" and not self._pages.on_metrics:
-            edition = self._pages.site(_target(query) or "", self._hooks.now())
-        else:
-            return None
-        if edition is None:
-            return None
-        format_, zipped = _wanted(headers)
-        page = edition.made(format_, zipped=zipped)
-        if page is None or page.length > AT_ONCE:
-            return None
-        response = _page(page, format_, zipped=zipped)
-        fields = [b"%s: %s\r\n" % field for field in self._fields(response)]
-        return b"".join(fields), page.pieces
 
     async def catch_up(self) -> None:
         """Render the sites that have changed until now; between two steps others have their turn."""
@@ -239,7 +216,10 @@ class Web:
         ]
         # Of a field that both have, the page's own holds: two policies would be both in force.
         names = {name for name, _ in own}
-        return [*own, *((name, value) for name, value in self._guard.headers if name.lower() not in names)]
+        return [
+            *own,
+            *((name, value) for name, value in self._access.config.headers if name.lower() not in names),
+        ]
 
     async def _healthy(self, _scope: Any, _headers: Mapping[bytes, bytes]) -> Response:
         still = self._hooks.standing_still()

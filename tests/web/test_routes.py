@@ -20,11 +20,10 @@ from exporter.clock import Now
 from exporter.collectors import metrics, snapshot
 from exporter.collectors.metrics import ExporterMetrics
 from exporter.collectors.snapshot import Snapshot, Store
-from exporter.config.secret import Secret
 from exporter.endpoint import Endpoint
 from exporter.pages.pages import Edition, Page, Pages
 from exporter.pages.text import Format
-from exporter.web.access import OPEN, Guard, Staged
+from exporter.web.access import OPEN, PreparedWebConfig, WebAccess
 from exporter.web.routes import Hooks, Making, Web
 from exporter.web.status import Facts
 from tests.conftest import WALL, parsed, settle
@@ -47,7 +46,7 @@ fields = {"name": names, "total": numbers, "withdrawn": numbers, "balance": numb
 users = st.lists(st.fixed_dictionaries(fields) | json_values, max_size=12)
 
 
-def web_of(store: Store | None = None, *sites: str, guard: Guard | None = None, **hooks: Any) -> Web:
+def web_of(store: Store | None = None, *sites: str, access: WebAccess | None = None, **hooks: Any) -> Web:
     if store is None:
         store = Store()
         store.publish("demo", Snapshot())
@@ -60,7 +59,7 @@ def web_of(store: Store | None = None, *sites: str, guard: Guard | None = None, 
         "ready": lambda: True,
         "reload": None,
     }
-    return Web(pages, Hooks(**(given | hooks)), guard or Guard(None, b""))
+    return Web(pages, Hooks(**(given | hooks)), access or WebAccess(None, b""))
 
 
 def ask(web: Web, path: str, method: str = "GET", **headers: str) -> httpx.Response:
@@ -290,7 +289,7 @@ def test_discovery_names_the_probes() -> None:
 def test_discovery_names_the_external_url() -> None:
     """Behind a proxy, its scheme, address and path."""
     web = probing("demo")
-    outside = Web(web._pages, web._hooks, web._guard, "https://example.org/loot/")
+    outside = Web(web._pages, web._hooks, web._access, "https://example.org/loot/")
     (group,) = ask(outside, "/sd").json()
 
     assert ["example.org"] == group["targets"]
@@ -324,62 +323,6 @@ def test_a_probe_of_no_site_is_refused(query: str) -> None:
 
     assert answer.status_code == 400
     assert "nobody" not in answer.text
-
-
-accepts = st.sampled_from(["", "*/*", "application/openmetrics-text", "text/plain;q=0.5"]) | st.text(
-    st.characters(max_codepoint=255), max_size=8
-)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.sampled_from(["/metrics", "/metrics?a=b", "/probe?target=demo", "/probe?target=x", "/"]),
-    accepts,
-    accepts,
-)
-def test_what_is_answered_at_once_is_what_the_app_answers(target: str, accept: str, coding: str) -> None:
-    """The short way gives the bytes and fields of the ASGI app, or leaves the request to it."""
-    for web in (web_of(with_users(50)), probing("demo")):
-        headers = [(b"accept", accept.encode("latin-1")), (b"accept-encoding", coding.encode("latin-1"))]
-        path, _, query = target.partition("?")
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": path,
-            "query_string": query.encode(),
-            "headers": headers,
-        }
-        start, *rest = asyncio.run(answered(web, scope))
-        short = web.at_once(target.encode(), dict(headers))
-        if short is not None:
-            fields, pieces = short
-            assert start["status"] == 200
-            assert b"".join(b"%s: %s\r\n" % field for field in start["headers"]) == fields
-            assert [message["body"] for message in rest] == list(pieces)
-        else:
-            assert path == "/" or start["status"] != 200
-
-
-def test_nothing_is_answered_at_once_to_strangers() -> None:
-    """With passwords the short way is for a header that is known to be right; the app judges all others."""
-    web = web_of(with_users(50))
-    asyncio.run(pieces(web, []))
-    users = {"ann": Secret("$2b$04$" + "." * 53)}
-    web._guard.take(Staged(replace(OPEN, users=users), None))
-
-    assert web.at_once(b"/metrics", {}) is None
-    assert web.at_once(b"/metrics", {b"authorization": b"Basic YW5uOng="}) is None
-
-
-def test_a_page_that_has_to_be_rendered_is_left_to_the_app() -> None:
-    """While a site is behind, the full page takes the longer way, which gives others their turn."""
-    store = with_users(50)
-    web = web_of(store)
-    asyncio.run(pieces(web, []))
-    assert web.at_once(b"/metrics", {}) is not None
-
-    store.publish("demo", snapshot.with_payout(store["demo"], Payout(1, 2, 3, 4, 5), NOW))
-    assert web.at_once(b"/metrics", {}) is None
 
 
 def test_no_site_is_scraped_twice() -> None:
@@ -470,10 +413,10 @@ def test_the_status_is_compressed_for_who_takes_it() -> None:
 
 def test_a_pages_own_header_holds() -> None:
     """A policy of the web config does not stand beside the status page's own, and stands everywhere else."""
-    guard = Guard(None, b"")
+    access = WebAccess(None, b"")
     policy = (b"Content-Security-Policy", b"img-src *")
-    guard.take(Staged(replace(OPEN, headers=(policy,)), None))
-    web = web_of(guard=guard)
+    access.apply(PreparedWebConfig(replace(OPEN, headers=(policy,)), None))
+    web = web_of(access=access)
 
     assert "*" not in ask(web, "/").headers["content-security-policy"]
     assert "img-src *" == ask(web, "/-/ready").headers["content-security-policy"]
