@@ -85,7 +85,7 @@ class Connections(Generic[T]):
         new, idle, busy, closing = (self._by_state[state] for state in State)
         evicted = None
         if sum(map(len, self._by_state.values())) >= self._limit:
-            evicted = next(iter(closing or max(new, idle, key=len) or busy))
+            evicted = next(iter(closing or (new if len(new) >= len(idle) else idle) or busy))
             self.remove(evicted)
         new[connection] = None
         return evicted

@@ -173,7 +173,7 @@ async def lived() -> Week:
         await running
         simulating.stop()
         await serving
-        listening.close()
+        socket.close()
     return week
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from exporter.web.listening import address_of, listen
-from exporter.web.server import Limits, Server
+from exporter.web.server import Limits, Protocol, Server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -341,3 +341,71 @@ def test_idle_ones_do_not_push_out_new_ones() -> None:
         return gone
 
     assert playing(Limits(connections=10), scene) == [True] + [False] * 9
+
+
+# The methods of uvicorn that are overridden: without one of them a limit would silently be gone.
+
+OWN = {"replace_tls", "stop"}
+
+
+def overridden(ours: type) -> set[str]:
+    """Return the public methods of a class of ours that its base class calls."""
+    return {name for name in vars(ours) if not name.startswith("_")} - OWN
+
+
+def test_what_is_overridden_exists_in_uvicorn() -> None:
+    """Every method that is overridden is one of uvicorn's: a renamed hook fails here."""
+    for ours in (Protocol, Server):
+        assert set() == overridden(ours) - set(vars(ours.__base__))
+
+
+def test_what_is_overridden_is_called() -> None:
+    """Two requests with large answers, and garbage, call every overridden method."""
+    called: set[str] = set()
+
+    def recording(ours: type) -> Any:
+        """Return a subclass that notes which overridden methods are called."""
+
+        def wrapped(name: str) -> Callable[..., Any]:
+            def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+                called.add(name)
+                return getattr(ours, name)(self, *args, **kwargs)
+
+            return method
+
+        return type("Recording", (ours,), {name: wrapped(name) for name in overridden(ours)})
+
+    async def play() -> None:
+        server, (listening,) = recording(Server)(large), listen(["127.0.0.1:0"])
+        server.config.load()
+        server.config.http_protocol_class = recording(Protocol)
+        serving = asyncio.create_task(server.serve([listening]))
+        await said(listening.getsockname(), GET + b"\r\n" + GET + b"Connection: close\r\n\r\n")
+        await said(listening.getsockname(), b"garbage\r\n\r\n")
+        server.stop()
+        await serving
+
+    asyncio.run(play())
+
+    assert overridden(Protocol) | overridden(Server) == called
+
+
+def test_a_request_whose_client_has_gone_is_told() -> None:
+    """When a client leaves, the request that is being answered is told, though others wait behind it."""
+    told: list[str] = []
+
+    async def waiting(_scope: Any, receive: Any, _send: Any) -> None:
+        await receive()
+        told.append((await receive())["type"])
+
+    async def scene(address: tuple[str, int], _server: Server) -> None:
+        _, writer = await asyncio.open_connection(*address)
+        writer.write((GET + b"\r\n") * 3)
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+        while not told:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.001)
+
+    playing(Limits(), scene, waiting)
+
+    assert ["http.disconnect"] == told
