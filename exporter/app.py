@@ -32,7 +32,7 @@ from exporter.web.health import HealthSocket
 from exporter.web.listening import address_of, listen
 from exporter.web.routes import Hooks, Web
 from exporter.web.server import Server
-from exporter.web.status import Facts
+from exporter.web.status import LoadStatus, ProcessInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -65,28 +65,6 @@ class Options:
     external_url: str = ""
 
 
-@dataclass(frozen=True)
-class LoadStatus:
-    """How loading the config went: when it last succeeded (Unix seconds), and what was refused since then."""
-
-    loaded_at: float = 0.0
-    refused: frozenset[str] = frozenset()  # log events
-
-    @property
-    def accepted(self) -> bool:
-        """Whether what is on disk is in force, as far as it was loaded."""
-        return not self.refused
-
-    def with_refusal(self, event: str) -> LoadStatus:
-        """Return the status after a load that was refused."""
-        return replace(self, refused=self.refused | {event})
-
-    def without_refusal(self, event: str, now: float) -> LoadStatus:
-        """Return the status after a load of one file that made a refusal good."""
-        refused = self.refused - {event}
-        return replace(self, refused=refused) if refused else LoadStatus(now)
-
-
 class App:
     """The daemon.
 
@@ -114,11 +92,11 @@ class App:
         self._rendering: asyncio.Task[None] | None = None
         self._access = WebAccess(options.web_config, os.urandom(32))
         self._started = clock.now()
-        hooks = Hooks(clock.now, self._facts, self._standing_still, self._ready, self._hook())
+        hooks = Hooks(clock.now, self._process_info, self._stuck_loops, self._ready, self._hook())
         self.web = Web(self._pages, hooks, self._access, options.external_url)
         self._server: Server | None = None
         self._health = (
-            HealthSocket(options.health_socket, self._standing_still) if options.health_socket else None
+            HealthSocket(options.health_socket, self._stuck_loops) if options.health_socket else None
         )
         self._config: Config
         self._client: Client | None = None
@@ -276,23 +254,22 @@ class App:
     def _ready(self) -> bool:
         return self._server is not None and self._server.started
 
-    def _standing_still(self) -> list[str]:
+    def _stuck_loops(self) -> list[str]:
         return self._poller.stuck(self._clock.now())
 
-    def _facts(self) -> Facts:
+    def _process_info(self) -> ProcessInfo:
         share = self._options.share
-        return Facts(
+        return ProcessInfo(
             version=__version__,
             revision=self._options.revision,
             python_version=platform.python_version(),
             started=self._started,
-            config_loaded=self._load_status.loaded_at,
-            config_accepted=self._load_status.accepted,
+            load=self._load_status,
             shard=share.shard,
             total_shards=share.total,
-            page_bytes=self._pages.full_bytes,
-            series=self._pages.full_series,
-            standing_still=self._standing_still(),
+            full_bytes=self._pages.full_bytes,
+            full_series=self._pages.full_series,
+            stuck_loops=self._stuck_loops(),
             on_metrics=self._pages.on_metrics,
         )
 

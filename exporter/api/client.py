@@ -446,7 +446,10 @@ def _refusal(endpoint: Endpoint, answer: _Answer) -> PollError | None:
 
 def _api_error(endpoint: Endpoint, code: str) -> PollError:
     error = _CODES.get(code)
-    if error is None or (error.reason in ("invalid_page","missing_input","unknown_user") and {"invalid_page":"/user/list"}.get(error.reason,"/user/balance")!=endpoint):
+    if error is None or (
+        error.reason in ("invalid_page", "missing_input", "unknown_user")
+        and {"invalid_page": "/user/list"}.get(error.reason, "/user/balance") != endpoint
+    ):
         return UnknownError("the API answered with an error code that the reference does not have here")
     return error(f"the API answered {code}")
 

@@ -6,10 +6,11 @@ No sockets and no timers here: `server` reports events and carries out what the 
 from __future__ import annotations
 
 from enum import Enum, auto
+from itertools import chain
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -95,6 +96,9 @@ class Connections(Generic[T]):
         if connection in self._by_state[before]:
             del self._by_state[before][connection]
             self._by_state[after][connection] = None
+
+    def __iter__(self) -> Iterator[T]:
+        return chain.from_iterable(self._by_state.values())
 
     def remove(self, connection: T) -> None:
         """Forget a connection."""

@@ -32,35 +32,27 @@ def parse_address(text: str) -> tuple[str, int]:
 
 def listen(addresses: Sequence[str]) -> list[socket.socket]:
     """Open a listening socket for each address, or none at all. Raises AddressError."""
+    sockets = []
     with contextlib.ExitStack() as opened:
-        sockets = []
         for text in addresses:
+            host, port = parse_address(text)
             try:
-                sockets.append(opened.enter_context(_bind(*parse_address(text))))
+                family, kind, protocol, _, address = socket.getaddrinfo(
+                    host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )[0]
+                listening = opened.enter_context(socket.socket(family, kind, protocol))
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host not in {"", "::"}))
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+                listening.bind(address)
+                listening.listen(BACKLOG)
             except OSError as error:
-                problem = AddressError(f"cannot listen on {text}: {error.strerror or error}")
-                raise problem from None
+                raise AddressError(f"cannot listen on {text}: {error.strerror or error}") from None
+            listening.setblocking(False)
+            sockets.append(listening)
         opened.pop_all()  # all are open: leave them so
     return sockets
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host not in {"", "::"}))
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        listening.bind(address)
-        listening.listen(BACKLOG)
-        listening.setblocking(False)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
 
 
 def address_of(listening: socket.socket) -> str:

@@ -71,6 +71,8 @@ class Web:
         self.hooks = hooks
         self.access = access
         self.external = urlsplit(external_url.rstrip("/"))
+        base = f"{self.external.geturl()}/" if self.external.netloc else ""
+        self.html = partial(status.html, base=base)  # one object: the cache knows a page by what writes it
         self.status_cache = StatusCache(pages, hooks.now, hooks.process_info)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI's signature
@@ -200,20 +202,23 @@ async def reload(web: Web, _request: Request) -> Response:
 
 async def status_page(web: Web, request: Request) -> Response:
     """Answer `/`: the status for people."""
-    _, zipped = preferences(request)
-    base = f"{web.external.geturl()}/" if web.external.netloc else ""
-    selection = status.parse_selection(request.scope["query_string"])
-    body = await web.status_cache.body(selection, "html", partial(status.html, base=base), zipped=zipped)
-    fields = (*STATUS_FIELDS, *([GZIP] if zipped else []), (b"content-security-policy", status.policy()))
-    return Response(200, b"text/html; charset=utf-8", body, fields)
+    response = await status_response(web, request, b"text/html; charset=utf-8", web.html)
+    return response._replace(fields=(*response.fields, (b"content-security-policy", status.policy())))
 
 
 async def status_json(web: Web, request: Request) -> Response:
     """Answer `/api/v1/status`: the status for programs."""
+    return await status_response(web, request, b"application/json", status.to_json)
+
+
+async def status_response(
+    web: Web, request: Request, content_type: bytes, write: Callable[[Any], bytes]
+) -> Response:
+    """Return what `write` makes of the status, compressed if the client takes it."""
     _, zipped = preferences(request)
     selection = status.parse_selection(request.scope["query_string"])
-    body = await web.status_cache.body(selection, "json", status.to_json, zipped=zipped)
-    return Response(200, b"application/json", body, (*STATUS_FIELDS, *([GZIP] if zipped else [])))
+    body = await web.status_cache.body(selection, write, zipped=zipped)
+    return Response(200, content_type, body, (*STATUS_FIELDS, *([GZIP] if zipped else [])))
 
 
 class Route(NamedTuple):

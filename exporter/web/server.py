@@ -28,6 +28,7 @@ Admission = Callable[[asyncio.Transport], bool]  # judges a connection by its tr
 UNSENT = 256 * 1024  # bytes of an answer that may wait without TLS: the page's own bytes, not copies
 PIECE = 16 * 1024  # bytes parsed at once: a quarter of a MiB can hold tens of thousands of header fields
 GRACE = 1  # seconds a slow reader gets when the process stops
+NEVER = float("inf")
 KEEP_ALIVE = 75  # seconds; longer than usual scrape intervals, so that Prometheus keeps its connection
 HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\n"
@@ -52,44 +53,6 @@ class Limits:
     connections: int = 2000
 
 
-class StallWatch:
-    """Aborts a connection whose client takes nothing of what was written for `seconds`."""
-
-    def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
-        self._transport = transport
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._unsent = 0  # bytes at the last look
-        self._taken_at = 0.0
-
-    def start(self) -> None:
-        """Watch until all is sent."""
-        self._unsent = self._transport.get_write_buffer_size()
-        if self._unsent and self._timer is None:
-            self.note_progress()
-            self._timer = self._loop.call_later(self._seconds / 10, self._look)
-
-    def note_progress(self) -> None:
-        """Note that the client has taken something."""
-        self._taken_at = self._loop.time()
-
-    def stop(self) -> None:
-        """End the watch."""
-        if self._timer:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
-        self._timer = None
-        if self._unsent < before:
-            self.note_progress()
-        if self._loop.time() - self._taken_at >= self._seconds:
-            self._transport.abort()
-        elif self._unsent:
-            self._timer = self._loop.call_later(self._seconds / 10, self._look)
-
-
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol, with the deadlines and sizes of `Limits`.
 
@@ -106,14 +69,15 @@ class Protocol(HttpToolsProtocol):
         self._state = State.NEW
         self._in_head = True  # what the parser reads is part of a head
         self._received = 0  # bytes of the head, or since its end
-        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline = NEVER
+        self._unsent = 0  # bytes of answers at the last check
+        self._taken_at = self.loop.time()  # when the client had taken everything, or something more
         self._answering: RequestResponseCycle | None = None  # the request whose answer is being written
-        self._stall_watch: StallWatch
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the deadline of the first head; abort connections that the listener does not admit."""
         super().connection_made(transport)
-        self._stall_watch = StallWatch(transport, self._limits.stall_seconds)
+        self._deadline = self.loop.time() + self._limits.head_seconds
         if self.scheme == "http":
             transport.set_write_buffer_limits(high=UNSENT)
         if not self._admits(transport):
@@ -122,20 +86,25 @@ class Protocol(HttpToolsProtocol):
         evicted = self._connections.add(self)
         if evicted:
             evicted.transport.abort()
-        self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all timers, and end the requests that were not answered."""
+        """End the requests that were not answered."""
         self._connections.remove(self)
         self.pipeline.clear()
         if self._answering is not None:  # uvicorn tells only the request that arrived last
             self._answering.disconnected = True
             self._answering.message_event.set()
-        self._stall_watch.stop()
-        for timer in (self._deadline, self.timeout_keep_alive_task):
-            if timer is not None:
-                timer.cancel()
+        if self.timeout_keep_alive_task is not None:  # uvicorn cancels it only if there was no error
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
+
+    def check(self, now: float) -> None:
+        """Abort the connection if its deadline has passed, or its client has stopped reading an answer."""
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if not self._unsent or self._unsent < before:
+            self._taken_at = now
+        if now >= self._deadline or now - self._taken_at >= self._limits.stall_seconds:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser piece by piece, until there is a reason to close the connection."""
@@ -188,23 +157,17 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, if any; watch that the answer is taken."""
+        """Go on with the next request, if any."""
         if self.pipeline:
             self._answering = self.pipeline[-1][0]
         else:
             self._advance(Event.ANSWERED)
         super().on_response_complete()
-        self._stall_watch.start()
-
-    def pause_writing(self) -> None:
-        """Watch that what was written is taken."""
-        super().pause_writing()
-        self._stall_watch.start()
 
     def resume_writing(self) -> None:
         """Note that the client has taken something."""
         super().resume_writing()
-        self._stall_watch.note_progress()
+        self._taken_at = self.loop.time()
 
     def send_400_response(self, msg: str) -> None:
         """Reject what is not HTTP; a connection that is closing has its answer already, or gets none."""
@@ -222,15 +185,10 @@ class Protocol(HttpToolsProtocol):
         if state is not self._state:
             self._connections.move(self, self._state, state)
             self._state = state
-        if deadline is Deadline.START:
-            self._start_deadline()
-        elif deadline is Deadline.STOP and self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _start_deadline(self) -> None:
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self._limits.head_seconds, self.transport.abort)
+        if deadline is Deadline.STOP:
+            self._deadline = NEVER
+        elif deadline is Deadline.START and self._deadline == NEVER:
+            self._deadline = self.loop.time() + self._limits.head_seconds
 
 
 class Server(uvicorn.Server):
@@ -280,6 +238,13 @@ class Server(uvicorn.Server):
         self._sockets = sockets or []
         self.servers = [await self._accept(listening.dup(), self._context) for listening in self._sockets]
         self.started = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Check all connections; uvicorn calls this ten times a second."""
+        now = asyncio.get_running_loop().time()
+        for connection in list(self._connections):
+            connection.check(now)
+        return await super().on_tick(counter)
 
     async def replace_tls(self, context: ssl.SSLContext, *, end_connections: bool) -> None:
         """Use another TLS context for connections from now on. Raises OSError if nothing has changed.

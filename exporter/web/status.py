@@ -1,7 +1,7 @@
 """The status page and the same as JSON: the polls of each site, and its hashrate of the last week.
 
-`document` is plain data, a pure function; `html` shows it. Neither has names of users or secrets, and the reasons
-of failures are our own words. Times are Unix seconds.
+`document` is plain data, a pure function; `html` shows it. Neither has names of users or secrets, and the
+reasons of failures are our own words. Times are Unix seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import re
 from base64 import b64encode
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,10 +54,24 @@ HEADLINES: Mapping[Collector[Any, Any], Sequence[Metric]] = {
 
 @dataclass(frozen=True)
 class LoadStatus:
-    """When a config was last loaded, and whether the last attempt succeeded."""
+    """How loading the config went: when it last succeeded (Unix seconds), and what was refused since then."""
 
-    loaded_at: float
-    accepted: bool
+    loaded_at: float = 0.0
+    refused: frozenset[str] = frozenset()  # log events
+
+    @property
+    def accepted(self) -> bool:
+        """Whether what is on disk is in force, as far as it was loaded."""
+        return not self.refused
+
+    def with_refusal(self, event: str) -> LoadStatus:
+        """Return the status after a load that was refused."""
+        return replace(self, refused=self.refused | {event})
+
+    def without_refusal(self, event: str, now: float) -> LoadStatus:
+        """Return the status after a load of one file that made a refusal good."""
+        refused = self.refused - {event}
+        return replace(self, refused=refused) if refused else LoadStatus(now)
 
 
 @dataclass(frozen=True)
@@ -78,10 +92,10 @@ class ProcessInfo:
 
 
 class Selection(NamedTuple):
-    """Which sites are asked for: those whose name has this text, and of these a page, from 1, of `per_page`."""
+    """Which sites are asked for: those whose name has `text`, and of these the page of this number."""
 
     text: str = ""
-    page: int = 1
+    page: int = 1  # the first one
     per_page: int = PER_PAGE
 
 
@@ -266,7 +280,7 @@ def _template() -> tuple[Template, bytes]:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(graph=graph.graph, query=query, width=graph.WIDTH, height=graph.HEIGHT)
+    environment.globals.update(graph=graph.draw, query=query, width=graph.WIDTH, height=graph.HEIGHT)
     environment.filters.update(status_format.FILTERS)
     style = source.partition("<style>")[2].partition("</style>")[0]
     digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from exporter.pages.pages import Pages
     from exporter.web.status import ProcessInfo, Ranking, Selection
 
+    Writer = Callable[[Mapping[str, Any]], bytes]
+
 MAX_AGE = 1.0  # seconds
-GZIP_LEVEL = 1  # as pages have it
+GZIP_LEVEL = 1  # as the pages of metrics have it
 
 
 class StatusCache:
@@ -25,40 +27,28 @@ class StatusCache:
     A page is kept for a second: clients that reload all the time cost nothing.
     """
 
-    def __init__(
-        self, pages: Pages, now: Callable[[], Now], process_info: Callable[[], ProcessInfo]
-    ) -> None:
+    def __init__(self, pages: Pages, now: Callable[[], Now], process_info: Callable[[], ProcessInfo]) -> None:
         self._pages, self._now, self._process_info = pages, now, process_info
         self._lock = asyncio.Lock()
-        self._written_at: Now | None = None
+        self._ranked_at: Now | None = None
         self._ranking: Ranking
-        self._bodies: dict[tuple[Selection, str, bool], bytes] = {}
+        self._bodies: dict[tuple[Selection, Writer, bool], bytes] = {}
 
-    async def body(
-        self, selection: Selection, name: str, write: Callable[[Mapping[str, Any]], bytes], *, zipped: bool
-    ) -> bytes:
-        """Return what `write` makes of the status of the selected sites; `name` is that of its format."""
+    async def body(self, selection: Selection, write: Writer, *, zipped: bool) -> bytes:
+        """Return what `write` makes of the status of the selected sites."""
         async with self._lock:
             now = self._now()
-            if self._written_at is None or not 0 <= now.mono - self._written_at.mono < MAX_AGE:
+            if self._ranked_at is None or not 0 <= now.mono - self._ranked_at.mono < MAX_AGE:
                 self._ranking = await asyncio.to_thread(status.rank, self._pages.overview(), now)
-                self._written_at = now
+                self._ranked_at = now
                 self._bodies.clear()
-            key = selection, name, zipped
+            key = selection, write, zipped
             if key not in self._bodies:
-                self._bodies[key] = await asyncio.to_thread(
-                    self._write, selection, write, self._process_info(), self._written_at, zipped=zipped
-                )
-            return self._bodies[key]
+                process, ranked_at = self._process_info(), self._ranked_at
 
-    def _write(
-        self,
-        selection: Selection,
-        write: Callable[[Mapping[str, Any]], bytes],
-        process: ProcessInfo,
-        now: Now,
-        *,
-        zipped: bool,
-    ) -> bytes:
-        body = write(status.document(process, self._ranking, selection, now))
-        return gzip.compress(body, GZIP_LEVEL) if zipped else body
+                def render() -> bytes:
+                    body = write(status.document(process, self._ranking, selection, ranked_at))
+                    return gzip.compress(body, GZIP_LEVEL) if zipped else body
+
+                self._bodies[key] = await asyncio.to_thread(render)
+            return self._bodies[key]

@@ -345,7 +345,7 @@ def test_idle_ones_do_not_push_out_new_ones() -> None:
 
 # The methods of uvicorn that are overridden: without one of them a limit would silently be gone.
 
-OWN = {"replace_tls", "stop"}
+OWN = {"check", "replace_tls", "stop"}
 
 
 def overridden(ours: type) -> set[str]:
