@@ -7,11 +7,9 @@ toolkit's verdict; differs has those whose verdict differs, each with its reason
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import ssl
-import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,48 +23,12 @@ from exporter.config import ConfigError
 from exporter.config.secret import Secret
 from exporter.web import config_file as webconfig
 from exporter.web.config_file import BadWebConfig, Tls, WebConfig
-from tests.conftest import required
 
 DATA = Path(__file__).parent.parent / "data" / "web"
 SAME, DIFFERS, OWN = (sorted((DATA / folder).glob("*.yaml")) for folder in ("same", "differs", "own"))
 CANARY = "canary-4711"
-SANS = (
-    "DNS:scraper.example,IP:192.0.2.7,IP:2001:db8::7,email:ops@example.org,URI:spiffe://example.org/scraper"
-)
-
 # Every file of the toolkit's web/testdata that is a configuration, without its ending.
 TOOLKIT = set((DATA / "toolkit.txt").read_text().split())
-
-
-@pytest.fixture(scope="session")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a directory of certificates for an hour's tests, and of files that are none."""
-    folder = tmp_path_factory.mktemp("pki")
-    openssl = required("openssl")
-
-    def make(name: str, *args: str, kind: str = "ec", san: str = "DNS:localhost") -> None:
-        key = {"ec": ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")}.get(kind, (kind,))
-        subject = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={san}")
-        command = ("req", "-x509", "-days", "2", "-noenc", "-newkey", *key, *subject, *args)
-        run(openssl, *command, "-keyout", f"{name}.key", "-out", f"{name}.crt")
-
-    def run(*command: str) -> None:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
-
-    make("ca")
-    make("middle", "-CA", "ca.crt", "-CAkey", "ca.key")
-    for name, ca in (("exporter", "ca"), ("renewed", "ca"), ("scraper", "ca"), ("deep", "middle")):
-        leaf = ("-addext", "basicConstraints=critical,CA:FALSE")
-        san = SANS if name == "scraper" else "DNS:localhost"
-        make(name, "-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", *leaf, san=san)
-    make("alone", "-addext", "extendedKeyUsage=clientAuth", san="DNS:alone.example")
-    make("rsa", "-CA", "ca.crt", "-CAkey", "ca.key", kind="rsa:2048")
-    make("small", kind="rsa:1024")
-    run(openssl, "ec", "-in", "exporter.key", "-aes128", "-passout", "pass:canary", "-out", "locked.key")
-    os.mkfifo(folder / "pipe")
-    (folder / "empty").touch()
-    (folder / "huge").write_bytes(bytes(webconfig.LARGEST + 1))
-    return folder
 
 
 def place(pki: Path, text: str) -> Path:

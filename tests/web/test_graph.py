@@ -72,9 +72,7 @@ def test_midnights_are_utcs() -> None:
 @given(weeks)
 def test_any_week_fits_into_the_picture(week: dict[int, tuple[float, float | None, bool]]) -> None:
     """Whatever the hours and numbers, no path leaves the picture; what is older than a week is left out."""
-    drawn = graph.draw(
-        [row(hour, rate, usual, settled=s) for hour, (rate, usual, s) in sorted(week.items())]
-    )
+    drawn = graph.draw([row(hour, rate, usual, settled=s) for hour, (rate, usual, s) in sorted(week.items())])
 
     assert drawn is not None
     for path in (drawn.settled, drawn.filling, drawn.baseline, drawn.midnights):
