@@ -21,9 +21,10 @@ from exporter.collectors.metrics import ExporterMetrics
 from exporter.collectors.snapshot import Snapshot, Store
 from exporter.endpoint import Endpoint
 from exporter.pages.pages import Pages
-from exporter.web.access import Guard
+from exporter.web.access import WebAccess
+from exporter.web.listening import listen
 from exporter.web.routes import Hooks, Web
-from exporter.web.server import Server, listen
+from exporter.web.server import Server
 from exporter.web.status import Facts
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Refreshed:
             self.store.publish(name, Snapshot())
         self.pages = Pages(self.store, ExporterMetrics("", ""), self.subjects, self.changed.set)
         facts = Facts("", "", "", now(), 0.0, True, 0, 1, 0, 0, (), True)
-        self.web = Web(self.pages, Hooks(now, lambda: facts, list, lambda: True, None), Guard(None, b""))
+        self.web = Web(self.pages, Hooks(now, lambda: facts, list, lambda: True, None), WebAccess(None, b""))
 
     async def refresh(self) -> None:
         """Take answer after answer, site after site, as the poller does, for ever."""
@@ -130,7 +131,7 @@ class Ticker:
 async def measured() -> dict[str, float]:
     """Measure idle, then busy; times in milliseconds."""
     refreshed, ticker = Refreshed(await answers.top_users("site", USERS, ANSWERS)), Ticker()
-    server, sockets = Server(refreshed.web, at_once=refreshed.web.at_once), listen([f"{HOST}:0"])
+    server, sockets = Server(refreshed.web), listen([f"{HOST}:0"])
     port = sockets[0].getsockname()[1]
     tasks = [asyncio.create_task(server.serve(sockets)), asyncio.create_task(refreshed.render())]
     for name, bodies in zip(refreshed.names, refreshed.bodies, strict=True):

@@ -19,7 +19,8 @@ from bench import peers
 from bench.load import HOST, SCRAPE, ask, cpu_seconds, free_port, until_open
 from bench.peers import Missing
 from exporter.simulator import Incident, World, app
-from exporter.web.server import Server, address_of, listen
+from exporter.web.listening import address_of, listen
+from exporter.web.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

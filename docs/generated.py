@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import msgspec
 import yaml
-from exporter.collectors.metrics import CATALOGUE
 from msgspec import UNSET
 
 from exporter import flags

@@ -27,11 +27,12 @@ from exporter.pages.pages import Pages
 from exporter.pages.text import Format
 from exporter.polling.once import poll_once, secrets_of
 from exporter.polling.poller import Poller
-from exporter.web.access import Guard
+from exporter.web.access import WebAccess
 from exporter.web.health import HealthSocket
+from exporter.web.listening import address_of, listen
 from exporter.web.routes import Hooks, Web
-from exporter.web.server import Server, address_of, listen
-from exporter.web.status import Facts
+from exporter.web.server import Server
+from exporter.web.status import LoadStatus, ProcessInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from exporter.config import Config
     from exporter.polling.poller import Failure
-    from exporter.web.access import Staged
+    from exporter.web.access import PreparedWebConfig
 
 logger = structlog.get_logger()
 
@@ -62,28 +63,6 @@ class Options:
     revision: str = "unknown"
     share: Share = WHOLE
     external_url: str = ""
-
-
-@dataclass(frozen=True)
-class LoadStatus:
-    """How loading the config went: when it last succeeded (Unix seconds), and what was refused since then."""
-
-    loaded_at: float = 0.0
-    refused: frozenset[str] = frozenset()  # log events
-
-    @property
-    def accepted(self) -> bool:
-        """Whether what is on disk is in force, as far as it was loaded."""
-        return not self.refused
-
-    def with_refusal(self, event: str) -> LoadStatus:
-        """Return the status after a load that was refused."""
-        return replace(self, refused=self.refused | {event})
-
-    def without_refusal(self, event: str, now: float) -> LoadStatus:
-        """Return the status after a load of one file that made a refusal good."""
-        refused = self.refused - {event}
-        return replace(self, refused=refused) if refused else LoadStatus(now)
 
 
 class App:
@@ -111,24 +90,22 @@ class App:
         self._load_status = LoadStatus()
         self._retired: set[asyncio.Task[None]] = set()
         self._rendering: asyncio.Task[None] | None = None
-        self._guard = Guard(options.web_config, os.urandom(32))
+        self._access = WebAccess(options.web_config, os.urandom(32))
         self._started = clock.now()
-        hooks = Hooks(clock.now, self._facts, self._standing_still, self._ready, self._hook())
-        self.web = Web(self._pages, hooks, self._guard, options.external_url)
+        hooks = Hooks(clock.now, self._process_info, self._stuck_loops, self._ready, self._hook())
+        self.web = Web(self._pages, hooks, self._access, options.external_url)
         self._server: Server | None = None
         self._health = (
-            HealthSocket(options.health_socket, self._standing_still) if options.health_socket else None
+            HealthSocket(options.health_socket, self._stuck_loops) if options.health_socket else None
         )
         self._config: Config
         self._client: Client | None = None
 
     async def run(self, announce: Callable[[list[str]], None] = lambda _: None) -> None:
         """Serve until `stop`; `announce` is told the addresses. Raises ConfigError or AddressError."""
-        config, staged = self._load(), self._guard.read()
-        self._guard.take(staged)
-        self._server = Server(
-            self.web, context=staged.context, admits=self._guard.admits, at_once=self.web.at_once
-        )
+        config, prepared = self._load(), self._access.prepare()
+        self._access.apply(prepared)
+        self._server = Server(self.web, context=prepared.context, admits=self._access.admits)
         sockets = listen(self._options.addresses)  # before any poll: what cannot be served need not be asked
         watching = asyncio.create_task(self._watch())
         try:
@@ -169,10 +146,10 @@ class App:
             return ["not started yet: try again in a second"]
         async with self._reloading:
             try:
-                config, staged = self._load(), self._guard.reread()
+                config, prepared = self._load(), self._access.prepare_reload()
                 same = self._client if config.api == self._config.api else None
                 client = same or Client(config.api, USER_AGENT, self._transport)
-                await self._renew(staged)
+                await self._renew(prepared)
             except ConfigError as error:
                 return self._refuse("reload_failed", error)
             if self._client and client is not self._client:
@@ -185,12 +162,12 @@ class App:
         """Take a changed web config; return why not when it is refused, and the old one stays."""
         async with self._reloading:
             try:
-                await self._renew(self._guard.reread())
+                await self._renew(self._access.prepare_reload())
             except ConfigError as error:
                 return self._refuse(WEB_CONFIG_REFUSED, error)
             status = self._load_status.without_refusal(WEB_CONFIG_REFUSED, self._clock.now().wall)
             self._set_load_status(status)
-            logger.info("web_config_changed", notes=list(self._guard.notes()))
+            logger.info("web_config_changed", notes=list(self._access.config.notes))
             return []
 
     def stop(self) -> None:
@@ -200,7 +177,7 @@ class App:
 
     async def close(self) -> None:
         """End the polls and the connections."""
-        self._guard.close()
+        self._access.close()
         if self._rendering:
             self._rendering.cancel()
         await self._poller.stop()
@@ -242,18 +219,18 @@ class App:
         self._own.reload_successful.set(status.accepted)
         self._own.reload_timestamp.set(status.loaded_at)
 
-    async def _renew(self, staged: Staged) -> None:
+    async def _renew(self, prepared: PreparedWebConfig) -> None:
         if self._server and not self._server.should_exit:
-            await self._guard.renew(staged, self._server)
+            await self._access.apply_to(self._server, prepared)
         else:
-            self._guard.take(staged)
+            self._access.apply(prepared)
 
     async def _watch(self) -> None:
         """Take changes of the web config, its certificates and keys as they are made."""
         while True:
             await self._clock.sleep(WATCH)
             try:
-                if self._guard.changed():
+                if self._access.changed():
                     await self.reload_web_config()
             except Exception as error:  # noqa: BLE001 - a certificate that is not renewed must not go unnoticed
                 self._set_load_status(self._load_status.with_refusal(WEB_CONFIG_REFUSED))
@@ -263,12 +240,12 @@ class App:
         """Log where and how it listens, and what strangers could read there."""
         for address in addresses:
             logger.info(
-                "listening", address=address, scheme=self._guard.scheme, guarded=self._guard.restricts
+                "listening", address=address, scheme=self._access.scheme, guarded=self._access.restricted
             )
-        for note in self._guard.notes():
+        for note in self._access.config.notes:
             logger.warning("config_warning", problem=note)
         public = [address for address in addresses if not address.startswith(("127.", "[::1]"))]
-        if public and config.users.names == "plain" and not self._guard.restricts:
+        if public and config.users.names == "plain" and not self._access.restricted:
             problem = "users.names: anybody who reaches the listener reads plain user names: guard it with "
             logger.warning(
                 "config_warning", problem=f"{problem}--web.config.file, or set names to hmac or off"
@@ -277,23 +254,22 @@ class App:
     def _ready(self) -> bool:
         return self._server is not None and self._server.started
 
-    def _standing_still(self) -> list[str]:
+    def _stuck_loops(self) -> list[str]:
         return self._poller.stuck(self._clock.now())
 
-    def _facts(self) -> Facts:
+    def _process_info(self) -> ProcessInfo:
         share = self._options.share
-        return Facts(
+        return ProcessInfo(
             version=__version__,
             revision=self._options.revision,
             python_version=platform.python_version(),
             started=self._started,
-            config_loaded=self._load_status.loaded_at,
-            config_accepted=self._load_status.accepted,
+            load=self._load_status,
             shard=share.shard,
             total_shards=share.total,
-            page_bytes=self._pages.full_bytes,
-            series=self._pages.full_series,
-            standing_still=self._standing_still(),
+            full_bytes=self._pages.full_bytes,
+            full_series=self._pages.full_series,
+            stuck_loops=self._stuck_loops(),
             on_metrics=self._pages.on_metrics,
         )
 
@@ -304,10 +280,7 @@ class App:
 
 def check_web_config(path: Path | None) -> tuple[str, ...]:
     """Read a web config as `run` would, and return its notes. Raises ConfigError."""
-    guard = Guard(path, b"")
-    staged = guard.read()
-    guard.close()
-    return staged.config.notes
+    return WebAccess(path, b"").prepare().config.notes
 
 
 class Check(NamedTuple):

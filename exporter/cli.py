@@ -23,7 +23,8 @@ from exporter.config import ConfigError
 from exporter.config.sharding import WHOLE, Share
 from exporter.flags import DEFAULT_CONFIG, parser
 from exporter.web.health import ask_health
-from exporter.web.server import AddressError, Server, address_of, listen, raise_open_files
+from exporter.web.listening import AddressError, address_of, listen, raise_open_files
+from exporter.web.server import Server
 
 if TYPE_CHECKING:
     import argparse

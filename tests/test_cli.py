@@ -14,7 +14,8 @@ import structlog
 from exporter import __version__, simulator
 from exporter.cli import main
 from exporter.simulator import World
-from exporter.web.server import Server, address_of, listen
+from exporter.web.listening import address_of, listen
+from exporter.web.server import Server
 from tests.conftest import REPOSITORY
 
 if TYPE_CHECKING:

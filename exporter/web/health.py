@@ -1,4 +1,4 @@
-"""The health socket: a Unix socket that says in one line whether the process is well, whatever auth is on."""
+"""The health socket: a Unix socket that answers whether the process is healthy, without authentication."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
-from exporter.web.server import AddressError
+from exporter.web.listening import AddressError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ HEALTHY = b"ok\n"
 
 
 class HealthSocket:
-    """A Unix socket that answers every connection with `ok` or with what is wrong, and closes it."""
+    """A Unix socket that answers every connection with `ok` or with the problems, and closes it."""
 
     def __init__(self, path: Path, problems: Callable[[], list[str]]) -> None:
         self._path = path
@@ -28,8 +28,8 @@ class HealthSocket:
 
     async def start(self) -> None:
         """Listen, mode 0600; a stale socket is replaced. Raises AddressError."""
-        _clear(self._path)
-        mask = os.umask(0o177)  # the mode from the first moment on, not after a chmod
+        _remove_stale(self._path)
+        mask = os.umask(0o177)  # the socket has this mode from the start, not after a chmod
         try:
             self._server = await asyncio.start_unix_server(self._answer, self._path)
         except OSError as error:
@@ -50,8 +50,8 @@ class HealthSocket:
         writer.close()
 
 
-def _clear(path: Path) -> None:
-    """Remove a socket that nobody listens on; leave everything else alone."""
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens on. Raises AddressError if anything else is at the path."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -68,17 +68,17 @@ def _clear(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         except OSError:
-            pass  # somebody listens, however slowly
+            pass  # a process listens, however slowly
     raise AddressError(f"another process listens on the health socket {path}: stop it or choose another path")
 
 
 def ask_health(path: Path) -> str | None:
-    """Ask the process behind a health socket; return what is wrong, None when it is well."""
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(TIMEOUT)
+    """Ask the process behind a health socket; return its problems, None if it is healthy."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(TIMEOUT)
         try:
-            asking.connect(str(path))
-            answer = asking.recv(65536)
+            client.connect(str(path))
+            answer = client.recv(65536)
         except OSError as error:
             return f"no answer from the health socket {path}: {error.strerror or error}"
     return None if answer == HEALTHY else answer.decode("utf-8", "replace").strip() or "no answer"

@@ -1,99 +1,43 @@
-"""uvicorn as this project runs it: on sockets of ours, with limits on clients, gone within two seconds."""
+"""uvicorn as this project runs it: on our own sockets, with limits on clients, stopped within two seconds.
+
+`Protocol` and `Server` override methods of uvicorn. pyproject.toml bounds uvicorn to the versions that were
+tested, and tests/web/test_server.py checks that every overridden method exists there and is called.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
-import socket
-import typing
+from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from exporter.web.connections import TRANSITIONS, Connections, Deadline, Event, State
+from exporter.web.listening import BACKLOG
+
 if TYPE_CHECKING:
+    import socket
     import ssl
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-BACKLOG = 1024
-UNREAD = 128 * 1024  # bytes the kernel keeps of what a client does not read; left alone, it is 4 MiB each
-UNSENT = 256 * 1024  # bytes of an answer that wait without TLS: they are the page's own, not copies
-PIECE = 16 * 1024  # bytes parsed at once: a quarter of a MiB can hold thousands of requests
-# What a request has that is more than a head, or wants more than an answer.
-_ELSEWHERE = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
+Admission = Callable[[asyncio.Transport], bool]  # judges a connection by its transport, once TLS is up
+
+UNSENT = 256 * 1024  # bytes of an answer that may wait without TLS: the page's own bytes, not copies
+PIECE = 16 * 1024  # bytes parsed at once: a quarter of a MiB can hold tens of thousands of header fields
 GRACE = 1  # seconds a slow reader gets when the process stops
+NEVER = float("inf")
+KEEP_ALIVE = 75  # seconds; longer than usual scrape intervals, so that Prometheus keeps its connection
+HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\n"
+    b"content-length: 32\r\nconnection: close\r\n\r\nthe request's head is too large\n"
+)
 
 
-class GivenUpError(Exception):
-    """Ends the parsing of a connection that is given up: a piece can hold 900 requests more."""
-
-
-class AddressError(Exception):
-    """An address that cannot be listened on; the text says which and why."""
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Split `host:port`, `:port` or `[IPv6]:port`. Raises AddressError."""
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not port.isdecimal() or not port.isascii() or int(port) > 65535:  # noqa: PLR2004 - TCP's last port
-        raise AddressError(f"{text!r}: expected HOST:PORT, for example 0.0.0.0:12758 or [::]:12758")
-    if ":" in host and not bracketed:
-        raise AddressError(f"{text!r}: an IPv6 address needs brackets, for example [::1]:12758")
-    return host[1:-1] if bracketed else host, int(port)
-
-
-def listen(addresses: Sequence[str]) -> list[socket.socket]:
-    """Open a listening socket for each address, or none at all. Raises AddressError."""
-    sockets: list[socket.socket] = []
-    problem = None
-    for text in addresses:
-        try:
-            sockets.append(_bound(*parse_address(text)))
-        except AddressError as error:
-            problem = error
-        except OSError as error:
-            problem = AddressError(f"cannot listen on {text}: {error.strerror or error}")
-    if problem:
-        for opened in sockets:
-            opened.close()
-        raise problem
-    return sockets
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host not in {"", "::"}))
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
-        bound.bind(address)
-        bound.listen(BACKLOG)
-        bound.setblocking(False)
-    except BaseException:
-        bound.close()
-        raise
-    return bound
-
-
-def address_of(listening: socket.socket) -> str:
-    """Return a socket's own address as `host:port`, IPv6 in brackets."""
-    host, port = listening.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def raise_open_files() -> None:
-    """Raise the soft limit of open files to the hard one: every connection is one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # a system may name a limit that it does not grant
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+class StopParsing(Exception):
+    """Ends the parsing of a connection that is closed: what else has arrived could be 900 requests."""
 
 
 @dataclass(frozen=True)
@@ -104,133 +48,81 @@ class Limits:
     head_seconds: float = 5.0  # from connecting, or from the head's first byte
     handshake_seconds: float = 5.0
     body_bytes: int = 64 * 1024
-    pipelined: int = 16  # requests sent before the answer to the one before
+    pipelined: int = 16  # requests that wait for the answer to an earlier one
     stall_seconds: float = 30.0  # without a byte of the answer taken
     connections: int = 2000
 
 
-class Crowd:
-    """The open connections by what they do, the oldest first: who has to go when there are too many."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._most = limits.connections
-        self._new: dict[Protocol, None] = {}  # without a whole request so far
-        self._idle: dict[Protocol, None] = {}  # between requests
-        self._busy: dict[Protocol, None] = {}
-
-    def joined(self, connection: Protocol) -> None:
-        """Take in a new connection; past the limit another is closed for it.
-
-        That is the oldest of those without a request, of whichever kind there are more: neither silent ones
-        nor kept ones can push out the other. Only where all are busy, it is the oldest of them.
-        """
-        if len(self._new) + len(self._idle) + len(self._busy) >= self._most:
-            more = self._new if len(self._new) >= len(self._idle) else self._idle
-            oldest = next(iter(more or self._busy))
-            self.left(oldest)
-            oldest.transport.abort()
-        self._new[connection] = None
-
-    def asked(self, connection: Protocol) -> None:
-        """Note a whole request head."""
-        self.left(connection)
-        self._busy[connection] = None
-
-    def answered(self, connection: Protocol) -> None:
-        """Note that the connection waits for its next request."""
-        self.left(connection)
-        self._idle[connection] = None
-
-    def left(self, connection: Protocol) -> None:
-        """Forget a connection."""
-        for group in (self._new, self._idle, self._busy):
-            group.pop(connection, None)
-
-
-class Admission(typing.Protocol):
-    """Judges a connection by its transport, once TLS is up."""
-
-    def __call__(self, transport: asyncio.Transport, /) -> bool:
-        """Whether to serve it."""
-
-
-class AtOnce(typing.Protocol):
-    """Answers a GET without waiting, where it can."""
-
-    def __call__(
-        self, target: bytes, headers: Mapping[bytes, bytes], /
-    ) -> tuple[bytes, Sequence[bytes]] | None:
-        """Return the header fields of a 200, each with its CRLF, and the body's pieces."""
-
-
-def _never(_target: bytes, _headers: Mapping[bytes, bytes], /) -> None:
-    return None
-
-
-def _all(_transport: asyncio.Transport, /) -> bool:
-    return True
-
-
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with deadlines and sizes; what is not set here is set by a subclass."""
+    """uvicorn's HTTP/1.1 protocol, with the deadlines and sizes of `Limits`.
 
-    limits: ClassVar[Limits]
-    crowd: ClassVar[Crowd]
-    admits: ClassVar[Admission]
-    at_once: ClassVar[AtOnce]
+    It has more than twelve methods because each is an event of uvicorn's, asyncio's or the parser's.
+    """
+
+    def __init__(
+        self, *args: Any, limits: Limits, connections: Connections[Protocol], admits: Admission, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._connections = connections
+        self._admits = admits
+        self._state = State.NEW
+        self._in_head = True  # what the parser reads is part of a head
+        self._received = 0  # bytes of the head, or since its end
+        self._deadline = NEVER
+        self._unsent = 0  # bytes of answers at the last check
+        self._taken_at = self.loop.time()  # when the client had taken everything, or something more
+        self._answering: RequestResponseCycle | None = None  # the request whose answer is being written
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock of the first head; refuse whom the listener does not admit."""
-        self._received = 0  # bytes of the head, or since its end
-        self._in_head = True
-        self._running: RequestResponseCycle | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
-        self._left, self._since = 0, 0.0  # of the answer, and when some of it was last taken
+        """Start the deadline of the first head; abort connections that the listener does not admit."""
         super().connection_made(transport)
+        self._deadline = self.loop.time() + self._limits.head_seconds
         if self.scheme == "http":
             transport.set_write_buffer_limits(high=UNSENT)
-        if not type(self).admits(transport):
+        if not self._admits(transport):
             transport.abort()
             return
-        self.crowd.joined(self)
-        self._hurry()
+        evicted = self._connections.add(self)
+        if evicted:
+            evicted.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all clocks, and answer nothing more of what was asked."""
-        self.crowd.left(self)
+        """End the requests that were not answered."""
+        self._connections.remove(self)
         self.pipeline.clear()
-        if self._running is not None:  # uvicorn tells the request that came last alone
-            self._running.disconnected = True
-            self._running.message_event.set()
-        for timer in (self._deadline, self._stall, self.timeout_keep_alive_task):
-            if timer is not None:
-                timer.cancel()
+        if self._answering is not None:  # uvicorn tells only the request that arrived last
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        if self.timeout_keep_alive_task is not None:  # uvicorn cancels it only if there was no error
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
 
-    def _hurry(self) -> None:
-        """Hang up unless a whole head comes in time."""
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self.limits.head_seconds, self.transport.abort)
+    def check(self, now: float) -> None:
+        """Abort the connection if its deadline has passed, or its client has stopped reading an answer."""
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if not self._unsent or self._unsent < before:
+            self._taken_at = now
+        if now >= self._deadline or now - self._taken_at >= self._limits.stall_seconds:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser piece by piece, until there is reason to hang up."""
+        """Feed the parser piece by piece, until there is a reason to close the connection."""
+        limits = self._limits
         for start in range(0, len(data), PIECE):
             if self.transport.is_closing():
                 return
-            self._feed(data[start : start + PIECE])
-
-    def _feed(self, data: bytes) -> None:
-        self._received += len(data)
-        super().data_received(data)
-        if self.transport.is_closing():
-            return
-        if self._in_head and self._received > self.limits.head_bytes:
-            self._refuse(431, b"the request's head is too large")
-        elif self._received > self.limits.head_bytes + self.limits.body_bytes:
-            self.transport.abort()  # a body, chunks' extensions or trailers: nobody reads them
-        elif self._in_head or self.cycle is None or self.cycle.response_complete:
-            self._hurry()  # whatever came has ended the wait for the next request
+            piece = data[start : start + PIECE]
+            self._received += len(piece)
+            super().data_received(piece)
+            if self.transport.is_closing():
+                return
+            if self._in_head and self._received > limits.head_bytes:
+                self._reject_head()
+            elif self._received > limits.head_bytes + limits.body_bytes:
+                self.transport.abort()  # a body, chunk extensions or trailers: no route reads them
+            else:
+                self._advance(Event.HEAD_BYTES if self._in_head else Event.OTHER_BYTES)
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -238,119 +130,71 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field of the head; one that trails the body is none of the request's."""
+        """Take a field of the head; a field after the body (a trailer) is ignored."""
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """End a head in time; one that came in a single large piece is measured here."""
+        """Pass on a request, unless too many wait already or its head, arrived in one piece, is too large."""
         self._in_head = False
-        if self.transport.is_closing():  # the answer before this one found its client gone
-            raise GivenUpError
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        if len(self.pipeline) >= self.limits.pipelined:
+        if len(self.pipeline) >= self._limits.pipelined:
             self.transport.abort()
-            raise GivenUpError
-        if self._received > self.limits.head_bytes:
+            raise StopParsing
+        if self._received > self._limits.head_bytes:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > self.limits.head_bytes:
-                self._refuse(431, b"the request's head is too large")
-                raise GivenUpError
+            if size > self._limits.head_bytes:
+                self._reject_head()
+                raise StopParsing
         self._received = 0
-        self.crowd.asked(self)
-        if not self._answered_at_once():
-            super().on_headers_complete()
-
-    def _answered_at_once(self) -> bool:
-        """Answer what is finished without the ASGI app, whose task and messages cost more than the sending.
-
-        Only a plain GET on a connection without TLS whose earlier answers are sent: all else takes its turn.
-        """
-        free = self.cycle is None or self.cycle.response_complete
-        if not free or self.scheme != "http" or self.transport.get_write_buffer_size():
-            return False
-        if self.parser.get_method() != b"GET" or self.parser.get_http_version() != "1.1":
-            return False
-        headers = dict(reversed(self.headers))  # of a field that is there twice, the first
-        if not (_ELSEWHERE.isdisjoint(headers) and self.parser.should_keep_alive()):
-            return False
-        answer = type(self).at_once(self.url, headers)
-        if answer is None:
-            return False
-        fields, pieces = answer
-        own = b"".join([b"%s: %s\r\n" % field for field in self.server_state.default_headers])
-        self.transport.writelines([b"HTTP/1.1 200 OK\r\n%s%s\r\n" % (own, fields), *pieces])
-        self.on_response_complete()
-        return True
+        self._advance(Event.HEAD)
+        super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
 
     def on_message_complete(self) -> None:
-        """End a request."""
+        """End a request: what follows is the next head."""
         self._received = 0
-        if self.cycle is not None:
-            super().on_message_complete()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Watch that the answer is taken."""
-        more = bool(self.pipeline)
+        """Go on with the next request, if any."""
+        if self.pipeline:
+            self._answering = self.pipeline[-1][0]
+        else:
+            self._advance(Event.ANSWERED)
         super().on_response_complete()
-        if not more:
-            self.crowd.answered(self)
-        self._watch()
-
-    def pause_writing(self) -> None:
-        """Watch that what is written is taken."""
-        super().pause_writing()
-        self._watch()
 
     def resume_writing(self) -> None:
-        """Note that something was taken."""
+        """Note that the client has taken something."""
         super().resume_writing()
-        self._since = self.loop.time()
-
-    def _watch(self) -> None:
-        self._left = self.transport.get_write_buffer_size()
-        if self._left and self._stall is None:
-            self._since = self.loop.time()
-            self._look_later()
-
-    def _look_later(self) -> None:
-        self._stall = self.loop.call_later(self.limits.stall_seconds / 10, self._look)
-
-    def _look(self) -> None:
-        before, self._left = self._left, self.transport.get_write_buffer_size()
-        self._stall = None
-        if self._left < before:
-            self._since = self.loop.time()
-        if self.loop.time() - self._since >= self.limits.stall_seconds:
-            self.transport.abort()
-        elif self._left:
-            self._look_later()
+        self._taken_at = self.loop.time()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP; a connection that was given up has its answer already, or none."""
+        """Reject what is not HTTP; a connection that is closing has its answer already, or gets none."""
         if not self.transport.is_closing():
             super().send_400_response(msg)
-            self._hurry()  # closing waits until the answer is taken
+            self._advance(Event.REJECTED)
 
-    def _refuse(self, status: int, reason: bytes) -> None:
-        head = b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode())
-        fields = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(head + fields % (len(reason) + 1) + reason + b"\n")
+    def _reject_head(self) -> None:
+        self.transport.write(HEAD_TOO_LARGE)
         self.transport.close()
-        self._hurry()
+        self._advance(Event.REJECTED)
+
+    def _advance(self, event: Event) -> None:
+        state, deadline = TRANSITIONS[self._state][event]
+        if state is not self._state:
+            self._connections.move(self, self._state, state)
+            self._state = state
+        if deadline is Deadline.STOP:
+            self._deadline = NEVER
+        elif deadline is Deadline.START and self._deadline == NEVER:
+            self._deadline = self.loop.time() + self._limits.head_seconds
 
 
 class Server(uvicorn.Server):
     """Serves an ASGI app on sockets that listen already; `stop` ends it.
 
-    `admits` judges a connection by its transport once TLS is up; `context` is None for plain HTTP; `at_once`
-    answers before the app is asked.
+    `context` is None for plain HTTP; `admits` judges each connection by its transport, once TLS is up.
     """
 
     def __init__(
@@ -359,78 +203,88 @@ class Server(uvicorn.Server):
         *,
         limits: Limits = Limits(),
         context: ssl.SSLContext | None = None,
-        admits: Admission = _all,
-        at_once: AtOnce = _never,
+        admits: Admission = lambda _transport: True,
     ) -> None:
         self._app = app
         self._limits = limits
         self._context = context
         self._admits = admits
-        rules = {
-            "limits": limits,
-            "crowd": Crowd(limits),
-            "admits": staticmethod(self._admitted),
-            "at_once": staticmethod(at_once),
-        }
+        self._connections = Connections[Protocol](limits.connections)
+        self._sockets: list[socket.socket] = []
         super().__init__(
             uvicorn.Config(
-                self._calmly,
+                self._run_app,
                 interface="asgi3",
-                http=type("Connection", (Protocol,), rules),
+                http=Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                log_level="error",  # what clients do wrong is theirs, and must not fill our log
+                log_level="error",  # mistakes of clients must not fill our log
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                timeout_keep_alive=75,  # longer than a usual scrape interval: Prometheus keeps its connection
+                timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=2 * GRACE,  # never reached: see shutdown
             )
         )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the command line: uvicorn would raise SIGTERM anew after its own shutdown."""
+        """Leave signals to the command line: uvicorn would raise SIGTERM again after its own shutdown."""
         yield
 
-    def _admitted(self, transport: asyncio.Transport, /) -> bool:
-        """Whether to serve a connection; none whose handshake ends when the server stops."""
-        return not self.should_exit and self._admits(transport)
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept on the sockets."""
+        """Start to accept connections on the sockets."""
         self._sockets = sockets or []
-        self.servers = [await self._accepting(each.dup(), self._context) for each in self._sockets]
+        self.servers = [await self._accept(listening.dup(), self._context) for listening in self._sockets]
         self.started = True
 
-    async def renew(self, context: ssl.SSLContext, *, anew: bool) -> None:
-        """Take another TLS context for connections from now on.
+    async def on_tick(self, counter: int) -> bool:
+        """Check all connections; uvicorn calls this ten times a second."""
+        now = asyncio.get_running_loop().time()
+        for connection in list(self._connections):
+            connection.check(now)
+        return await super().on_tick(counter)
 
-        Those that are open go on as they are; with `anew` they end after the answer that they wait for.
-        Raises OSError, and then nothing has changed.
+    async def replace_tls(self, context: ssl.SSLContext, *, end_connections: bool) -> None:
+        """Use another TLS context for connections from now on. Raises OSError if nothing has changed.
 
-        A context that is swapped within a listener keeps its old rules for client certificates, so new
+        Open connections keep theirs; with `end_connections` they end after the answer that they wait for.
+
+        A listener whose context is changed in place keeps its old rules for client certificates. So new
         listeners take over on duplicates of the sockets, whose queues they share: no client notices.
         """
-        made: list[asyncio.Server] = []
+        listeners: list[asyncio.Server] = []
         try:
-            for each in self._sockets:
-                made.append(await self._accepting(each.dup(), context))  # noqa: PERF401 - to close what was made
+            for listening in self._sockets:
+                listeners.append(await self._accept(listening.dup(), context))  # noqa: PERF401 - see except
         except OSError:
-            for server in made:
-                server.close()
+            for listener in listeners:
+                listener.close()
             raise
-        for server in self.servers:
-            server.close()
-        self.servers = made
-        for connection in list(self.server_state.connections) if anew else ():
+        for listener in self.servers:
+            listener.close()
+        self.servers = listeners
+        for connection in list(self.server_state.connections) if end_connections else ():
             connection.shutdown()
 
-    async def _accepting(self, listening: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
+    async def _accept(self, listening: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
+        def connect() -> asyncio.Protocol:
+            protocol: Any = self.config.http_protocol_class
+            connection: asyncio.Protocol = protocol(
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+                limits=self._limits,
+                connections=self._connections,
+                # A handshake can end after the server was stopped.
+                admits=lambda transport: not self.should_exit and self._admits(transport),
+            )
+            return connection
+
         listening.setblocking(False)
         return await asyncio.get_running_loop().create_server(
-            self._connection,
+            connect,
             sock=listening,
             ssl=context,
             backlog=BACKLOG,
@@ -438,27 +292,21 @@ class Server(uvicorn.Server):
             ssl_shutdown_timeout=GRACE if context else None,
         )
 
-    def _connection(self) -> asyncio.Protocol:
-        protocol: Any = self.config.http_protocol_class
-        made: asyncio.Protocol = protocol(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return made
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what is being answered, and give up on slow readers before uvicorn would cancel tasks."""
-        giving_up = asyncio.get_running_loop().call_later(GRACE, self._abort)
+        """Finish the answers that are being written; abort slow readers before uvicorn would cancel tasks."""
+
+        def abort() -> None:
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+            for task in self.server_state.tasks:
+                task.cancel()
+
+        timer = asyncio.get_running_loop().call_later(GRACE, abort)
         await super().shutdown(sockets)
-        giving_up.cancel()
+        timer.cancel()
 
-    def _abort(self) -> None:
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        for task in self.server_state.tasks:
-            task.cancel()
-
-    async def _calmly(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request; giving it up when the server stops is no error to log."""
+    async def _run_app(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request; that it is cancelled when the server stops is not an error to log."""
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
@@ -466,5 +314,5 @@ class Server(uvicorn.Server):
                 raise
 
     def stop(self) -> None:
-        """Stop accepting, finish what is being answered, and return from `serve`."""
+        """Stop accepting connections, finish what is being answered, and return from `serve`."""
         self.should_exit = True

@@ -1,226 +1,263 @@
-"""The status page and the same as JSON: how each site's polls fare, and how the week went.
+"""The status page and the same as JSON: the polls of each site, and its hashrate of the last week.
 
-`document` is plain data, a pure function of what is known; `html` shows it. Neither has users' names or
-secrets, and reasons of failures are our own words. Times are Unix seconds.
+`document` is plain data, a pure function; `html` shows it. Neither has names of users or secrets, and the
+reasons of failures are our own words. Times are Unix seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from base64 import b64encode
 from collections import Counter
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlencode
 
-from exporter.collectors import history, metrics
-from exporter.collectors.snapshot import Polling
-from exporter.endpoint import Endpoint
-from exporter.web import graph
+from exporter.collectors import all_users, history, history_rows, payout
+from exporter.collectors.registry import (
+    ALL_USERS_COLLECTOR,
+    COLLECTORS,
+    HISTORY_COLLECTOR,
+    PAYOUT_COLLECTOR,
+    USERS_COLLECTOR,
+    collector_visible,
+    polled_endpoints,
+)
+from exporter.web import graph, status_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from jinja2 import Template
 
-    from exporter.api.answers import HistoryRow
     from exporter.clock import Now
-    from exporter.collectors.metrics import Metric, Subject
-    from exporter.collectors.snapshot import Snapshot
-    from exporter.pages.pages import Shown
+    from exporter.collectors.collector import Collector, Metric
+    from exporter.collectors.history import HistoryView
+    from exporter.collectors.snapshot import PollRecord
+    from exporter.config import Poll
+    from exporter.endpoint import Endpoint
+    from exporter.pages.pages import SitePage
 
-SITES, MOST_SITES = 20, 500  # on one page, a graph and a table each: unless asked for more, and at most
+PER_PAGE, MAX_PER_PAGE = 20, 500  # sites, each with a graph and a table
 STATES = ("stale", "failing", "waiting", "fresh")  # the worst first
-HEADLINES = (
-    metrics.HASHRATE,
-    metrics.BASELINE,
-    metrics.DAY_HASHES,
-    metrics.PER_MILLION,
-    metrics.ALL_USERS,
-    metrics.ALL_BALANCE,
-)
+HEADLINES: Mapping[Collector[Any, Any], Sequence[Metric]] = {
+    HISTORY_COLLECTOR: (history.HASHRATE, history.BASELINE, history.DAY_HASHES),
+    PAYOUT_COLLECTOR: (payout.PER_MILLION,),
+    ALL_USERS_COLLECTOR: (all_users.USERS, all_users.BALANCE),
+}
 
 
-class Facts(NamedTuple):
-    """What is to be said of the process itself."""
+@dataclass(frozen=True)
+class LoadStatus:
+    """How loading the config went: when it last succeeded (Unix seconds), and what was refused since then."""
+
+    loaded_at: float = 0.0
+    refused: frozenset[str] = frozenset()  # log events
+
+    @property
+    def accepted(self) -> bool:
+        """Whether what is on disk is in force, as far as it was loaded."""
+        return not self.refused
+
+    def with_refusal(self, event: str) -> LoadStatus:
+        """Return the status after a load that was refused."""
+        return replace(self, refused=self.refused | {event})
+
+    def without_refusal(self, event: str, now: float) -> LoadStatus:
+        """Return the status after a load of one file that made a refusal good."""
+        refused = self.refused - {event}
+        return replace(self, refused=refused) if refused else LoadStatus(now)
+
+
+@dataclass(frozen=True)
+class ProcessInfo:
+    """The exporter itself: its build, its config, its share of the sites, its `/metrics` response."""
 
     version: str
     revision: str
     python_version: str
     started: Now
-    config_loaded: float
-    config_accepted: bool  # the last time it was loaded
+    load: LoadStatus
     shard: int
     total_shards: int
-    page_bytes: int  # of the last full page, text, uncompressed
-    series: int
-    standing_still: Sequence[str]
+    full_bytes: int  # of the last /metrics response as uncompressed text; 0 before the first
+    full_series: int
+    stuck_loops: Sequence[str]
     on_metrics: bool  # whether sites are on /metrics, and not at /probe
 
 
-class Wanted(NamedTuple):
-    """Which sites are asked for: those whose name has this text, and of these a page, from 1, of so many."""
+class Selection(NamedTuple):
+    """Which sites are asked for: those whose name has `text`, and of these the page of this number."""
 
     text: str = ""
-    page: int = 1
-    per_page: int = SITES
-
-
-def wanted(query: bytes) -> Wanted:
-    """Read `site=TEXT&page=NUMBER&per_page=NUMBER`; what is no number is as if it were not there."""
-    given = parse_qs(query.decode(errors="replace"))
-
-    def number(name: str, default: int) -> int:
-        text = given.get(name, [""])[0]
-        return int(text) if re.fullmatch("[0-9]{1,9}", text) else default
-
-    per_page = min(max(number("per_page", SITES), 1), MOST_SITES)
-    return Wanted(given.get("site", [""])[0], number("page", 1), per_page)
+    page: int = 1  # the first one
+    per_page: int = PER_PAGE
 
 
 class Ranking(NamedTuple):
     """All sites with their states, the worst first, then by name; and how many sites have each state."""
 
-    sites: Sequence[tuple[str, Shown]]
+    sites: Sequence[tuple[str, SitePage]]
     states: Mapping[str, int]
+
+
+def parse_selection(query: bytes) -> Selection:
+    """Read `site=TEXT&page=NUMBER&per_page=NUMBER`; a number that cannot be read has its default."""
+    fields = parse_qs(query.decode(errors="replace"))
+
+    def number(name: str, default: int) -> int:
+        text = fields.get(name, [""])[0]
+        return int(text) if re.fullmatch("[0-9]{1,9}", text) else default
+
+    per_page = min(max(number("per_page", PER_PAGE), 1), MAX_PER_PAGE)
+    return Selection(fields.get("site", [""])[0], number("page", 1), per_page)
 
 
 # --------------------------------------------------------------------------------------------------- the data
 
 
-def ranking(shown: Iterable[Shown], now: Now) -> Ranking:
+def rank(pages: Iterable[SitePage], now: Now) -> Ranking:
     """Judge all sites."""
-    sites = [(site_state(each.subject, each.snapshot, now), each) for each in shown]
-    sites.sort(key=lambda site: (STATES.index(site[0]), site[1].subject.name))
+    sites = [(worst(endpoint_states(page, now).values()), page) for page in pages]
+    sites.sort(key=lambda site: (STATES.index(site[0]), site[1].site.name))
     return Ranking(sites, dict.fromkeys(STATES, 0) | Counter(state for state, _ in sites))
 
 
-def document(facts: Facts, ranked: Ranking, which: Wanted, now: Now) -> dict[str, Any]:
-    """Return the status of the process and of one page of its sites, the worst of them first."""
-    text = which.text.casefold()
-    found = [each for _, each in ranked.sites if text in each.subject.name.casefold()]
-    pages = max(1, math.ceil(len(found) / which.per_page))
-    page = min(max(which.page, 1), pages)
-    begin = (page - 1) * which.per_page
+def worst(states: Iterable[str]) -> str:
+    """Return the worst of some states."""
+    return min(states, key=STATES.index)
+
+
+def endpoint_states(page: SitePage, now: Now) -> Mapping[Endpoint, str]:
+    """Return the state of each endpoint that is polled for a site.
+
+    - `waiting`: not polled yet
+    - `stale`: its values are not exported
+    - `failing`: the last poll failed, and the values of an earlier one are exported
+    - `fresh`: the last poll succeeded
+    """
+    site, snapshot, _, _ = page
+    stale: set[Endpoint] = set()
+    for collector in COLLECTORS:
+        stale |= collector_visible(collector, site, snapshot, now).stale
+
+    def state(endpoint: Endpoint) -> str:
+        up = snapshot.record(endpoint).up
+        if up is None:
+            return "waiting"
+        return "stale" if endpoint in stale else "fresh" if up else "failing"
+
+    return {endpoint: state(endpoint) for _, endpoint, _ in polled_endpoints(site)}
+
+
+def document(process: ProcessInfo, ranking: Ranking, selection: Selection, now: Now) -> dict[str, Any]:
+    """Return the status of the exporter and of one page of its sites, the worst of them first."""
+    text = selection.text.casefold()
+    matching = [page for _, page in ranking.sites if text in page.site.name.casefold()]
+    pages = max(1, math.ceil(len(matching) / selection.per_page))
+    number = min(max(selection.page, 1), pages)
+    start = (number - 1) * selection.per_page
     return {
-        "version": facts.version,
-        "revision": facts.revision,
-        "python_version": facts.python_version,
+        "version": process.version,
+        "revision": process.revision,
+        "python_version": process.python_version,
         "now": now.wall,
-        "started": facts.started.wall,
-        "uptime_seconds": round(now.mono - facts.started.mono, 3),
-        "config": {"loaded": facts.config_loaded, "last_load_accepted": facts.config_accepted},
-        "shard": {"number": facts.shard, "of": facts.total_shards},
-        "metrics_page": {"bytes": facts.page_bytes, "series": facts.series},
-        "standing_still": list(facts.standing_still),
-        "states": ranked.states,
+        "started": process.started.wall,
+        "uptime_seconds": round(now.mono - process.started.mono, 3),
+        "config": {"loaded": process.load.loaded_at, "last_load_accepted": process.load.accepted},
+        "shard": {"number": process.shard, "of": process.total_shards},
+        "metrics_page": {"bytes": process.full_bytes, "series": process.full_series},
+        "standing_still": list(process.stuck_loops),
+        "states": ranking.states,
         "selection": {
-            "site": which.text,
-            "sites": len(found),
-            "page": page,
+            "site": selection.text,
+            "sites": len(matching),
+            "page": number,
             "pages": pages,
-            "per_page": which.per_page,
+            "per_page": selection.per_page,
         },
-        "sites": [_site(each, facts, now) for each in found[begin : begin + which.per_page]],
+        "sites": [
+            site_document(page, now, on_metrics=process.on_metrics)
+            for page in matching[start : start + selection.per_page]
+        ],
     }
 
 
-def site_state(site: Subject, known: Snapshot, now: Now) -> str:
-    """Return the worst of the states of a site's endpoints."""
-    found = {state(site, known, endpoint, now) for endpoint in site.intervals}
-    return next(each for each in STATES if each in found)
-
-
-def state(site: Subject, known: Snapshot, endpoint: Endpoint, now: Now) -> str:
-    """Return how an endpoint fares.
-
-    - `waiting`: it was not polled yet
-    - `stale`: its values have left the page, or none ever came
-    - `failing`: the last poll failed, and the values of an earlier one are still shown
-    - `fresh`: all is well
-    """
-    record, reading = known.polling.get(endpoint), known.reading(endpoint)
-    if record is None or record.up is None:
-        return "waiting"
-    if reading is None or not reading.fresh(site.stale_after[endpoint], now):
-        return "stale"
-    if endpoint is Endpoint.HISTORY and _old(site, known, now):
-        return "stale"
-    return "fresh" if record.up else "failing"
-
-
-def _old(site: Subject, known: Snapshot, now: Now) -> bool:
-    """Whether polls succeed, and the API has no row that is recent: it stands still, or has forgotten all."""
-    if known.history and known.last_rows and not known.history.value:
-        return True
-    settled = history.settled_count(known.last_rows, now.wall)
-    return settled > 0 and now.wall - known.last_rows[settled - 1].synctime > site.max_row_age
-
-
-def _site(shown: Shown, facts: Facts, now: Now) -> dict[str, Any]:
-    site, known = shown.subject, shown.snapshot
-    watched = known.watched.value.refused if known.watched and Endpoint.BALANCES in site.intervals else ()
-    path = "/metrics" if facts.on_metrics else f"/probe?{urlencode({'target': site.name})}"
+def site_document(page: SitePage, now: Now, *, on_metrics: bool) -> dict[str, Any]:
+    """Return the status of one site."""
+    site, snapshot, size, series = page
+    states = endpoint_states(page, now)
+    view: HistoryView = collector_visible(HISTORY_COLLECTOR, site, snapshot, now).view
+    watched = snapshot.state(USERS_COLLECTOR).watched
+    path = "/metrics" if on_metrics else f"/probe?{urlencode({'target': site.name})}"
+    values: dict[str, float] = {}
+    for collector, metrics in HEADLINES.items():
+        families = collector.families(site, collector_visible(collector, site, snapshot, now).view)
+        exported = {family.metric.name: family.values[0] for family in families}
+        values |= {metric.name: exported[metric.name] for metric in metrics if metric.name in exported}
     return {
         "site": site.name,
-        "state": site_state(site, known, now),
+        "state": worst(states.values()),
         "currency": site.currency,
-        "api_host": site.api_host,
-        "page": {"path": path, "bytes": shown.page_bytes, "series": shown.series},
-        "values": _values(site, known, now),
-        "endpoints": [_endpoint(site, known, endpoint, now) for endpoint in site.intervals],
-        "refused_users": [{"user": f"watch_users[{place}]", "reason": reason} for place, reason in watched],
-        "history": _rows(known.last_rows, now),
+        "api_host": site.api.host,
+        "page": {"path": path, "bytes": size, "series": series},
+        "values": values,
+        "endpoints": [
+            {
+                **endpoint_document(endpoint, poll, snapshot.record(endpoint), states[endpoint]),
+                "old_rows": collector is HISTORY_COLLECTOR and view.old,
+                "outages": [outage._asdict() for outage in reversed(snapshot.record(endpoint).outages)],
+            }
+            for collector, endpoint, poll in polled_endpoints(site)
+        ],
+        "refused_users": [
+            {"user": f"watch_users[{place}]", "reason": reason}
+            for place, reason in (watched.value.refused if watched else ())
+        ],
+        "history": history_document(view),
     }
 
 
-def _values(site: Subject, known: Snapshot, now: Now) -> dict[str, float]:
-    """Return what the page shows of a site at a glance, by metric."""
-    families = (
-        *metrics.payout_families(site, metrics.payout_view(site, known, now)),
-        *metrics.history_families(site, metrics.history_view(site, known, now)),
-        *metrics.all_users_families(site, metrics.all_users_view(site, known, now)),
-    )
-    values: dict[Metric, float] = {family.metric: family.values[0] for family in families}
-    return {metric.name: values[metric] for metric in HEADLINES if metric in values}
-
-
-def _endpoint(site: Subject, known: Snapshot, endpoint: Endpoint, now: Now) -> dict[str, Any]:
-    record = known.polling.get(endpoint, Polling())
+def endpoint_document(endpoint: Endpoint, poll: Poll, record: PollRecord, state: str) -> dict[str, Any]:
+    """Return what the record of an endpoint's polls says."""
     last = record.outages[-1] if record.outages and record.up is False else None
     return {
-        "endpoint": endpoint.value,
-        "state": state(site, known, endpoint, now),
+        "endpoint": endpoint,
+        "state": state,
         "last_result": None if record.up is None else last.reason if last else "success",
         "last_poll": record.last_poll,
         "last_poll_seconds": None if record.up is None else round(record.took, 3),
         "last_success": record.last_success or None,
         "next_poll": record.next_poll,
-        "interval_seconds": site.intervals[endpoint],
-        "stale_after_seconds": site.stale_after[endpoint],
+        "interval_seconds": poll.interval,
+        "stale_after_seconds": poll.stale_after,
         "polls": record.polls,
         "failures": sum(record.failures.values()),
         "rejected_entries": record.rejected,
-        "old_rows": endpoint is Endpoint.HISTORY and _old(site, known, now),
-        "outages": [outage._asdict() for outage in reversed(record.outages)],
     }
 
 
-def _rows(rows: Sequence[HistoryRow], now: Now) -> list[dict[str, Any]]:
-    """Return a week of rows; for baselines a week more is looked at, and not ten thousand rows."""
-    rows = rows[-2 * history.WEEK_ROWS :]
-    settled = history.settled_count(rows, now.wall)
+def history_document(view: HistoryView) -> list[dict[str, Any]]:
+    """Return a week of rows with their baselines, which take the rows of one week more, and not all."""
+    rows = view.rows[-2 * history_rows.WEEK_ROWS :]
+    settled = view.settled - (len(view.rows) - len(rows))
     return [
-        {"synctime": row.synctime, "hashrate": row.hashrate, "baseline": usual, "settled": place < settled}
-        for place, (row, usual) in enumerate(zip(rows, history.baselines(rows), strict=True))
-    ][-history.WEEK_ROWS :]
+        {"synctime": row.synctime, "hashrate": row.hashrate, "baseline": baseline, "settled": place < settled}
+        for place, (row, baseline) in enumerate(zip(rows, history_rows.baselines(rows), strict=True))
+    ][-history_rows.WEEK_ROWS :]
 
 
 # --------------------------------------------------------------------------------------------------- the page
+
+
+def to_json(status: Mapping[str, Any]) -> bytes:
+    """Return a document as JSON."""
+    return json.dumps(status).encode()
 
 
 def html(status: Mapping[str, Any], base: str) -> bytes:
@@ -236,78 +273,23 @@ def policy() -> bytes:
 
 @cache
 def _template() -> tuple[Template, bytes]:
-    # Imported when the page is first asked for: the start is a fifth faster without.
+    # Imported when the page is first asked for: without it the exporter starts a fifth faster.
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
 
     source = files("exporter.web").joinpath("status.html").read_text(encoding="utf-8")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(graph=graph.graph, query=_query, width=graph.WIDTH, height=graph.HEIGHT)
-    environment.filters.update(spell=_spell, age=_age, utc=_utc, day=_day, iso=_iso)
-    environment.filters.update(si=_si, size=_size, coins=_coins)
+    environment.globals.update(graph=graph.draw, query=query, width=graph.WIDTH, height=graph.HEIGHT)
+    environment.filters.update(status_format.FILTERS)
     style = source.partition("<style>")[2].partition("</style>")[0]
     digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()
     rules = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'"
     return environment.from_string(source), f"{rules}; base-uri 'none'; frame-ancestors 'none'".encode()
 
 
-def _query(selection: Mapping[str, Any], page: int) -> str:
+def query(selection: Mapping[str, Any], page: int) -> str:
     """Return the query of another page of the same selection."""
-    usual = {"site": "", "per_page": SITES}
-    given = {name: selection[name] for name in usual if selection[name] != usual[name]}
-    return "?" + urlencode({**given, "page": page})
-
-
-_SPANS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-
-
-def _spell(seconds: float) -> str:
-    """Write a duration with its two largest units: `2 h 5 min`; below a minute in seconds."""
-    if seconds < 1:
-        return f"{max(seconds, 0) * 1000:.0f} ms" if seconds >= 0.0005 else "0 s"  # noqa: PLR2004
-    largest = next((place for place, (span, _) in enumerate(_SPANS) if seconds >= span), len(_SPANS) - 1)
-    span = _SPANS[min(largest + 1, len(_SPANS) - 1)][0]
-    left, parts = round(seconds / span) * span, []
-    for span, unit in _SPANS[largest : largest + 2]:
-        count, left = divmod(left, span)
-        parts.append(f"{count:.0f} {unit}" if count else "")
-    return " ".join(filter(None, parts))
-
-
-def _age(seconds: float) -> str:
-    return _spell(max(0, round(seconds)))
-
-
-def _coins(amount: float) -> str:
-    """Write an amount with the API's eight decimals (reference: /user/balance's example), or with more."""
-    if 0 < abs(amount) < 1e-7:  # noqa: PLR2004 - what eight decimals would round to a digit or two
-        return f"{amount:.3g}"
-    return f"{amount:.8f}".rstrip("0").rstrip(".")
-
-
-def _day(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%a %d %b %H:%M} UTC"
-
-
-def _utc(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _iso(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _si(value: float) -> str:
-    """Write a number with three digits and a prefix: `12.3 k`."""
-    for power, prefix in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if abs(value) >= 0.9995 * 10**power:  # what three digits would round up to it, too
-            return f"{value / 10**power:.3g} {prefix}"
-    return f"{value:.3g} "
-
-
-def _size(count: float) -> str:
-    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if count >= 0.9995 * 2**power:
-            return f"{count / 2**power:.3g} {unit}"
-    return f"{count:.0f} B"
+    defaults = {"site": "", "per_page": PER_PAGE}
+    fields = {name: selection[name] for name in defaults if selection[name] != defaults[name]}
+    return "?" + urlencode({**fields, "page": page})

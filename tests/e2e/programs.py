@@ -23,7 +23,8 @@ import exporter
 from exporter import simulator
 from exporter.collectors.metrics import SITE_METRICS
 from exporter.simulator import World
-from exporter.web.server import Server, address_of, listen
+from exporter.web.listening import address_of, listen
+from exporter.web.server import Server
 from tests.conftest import required
 
 if TYPE_CHECKING:

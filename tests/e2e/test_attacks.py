@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import bcrypt
 import pytest
 
-from exporter.web.server import raise_open_files
+from exporter.web.listening import raise_open_files
 from tests.e2e.programs import (
     DEADLINE,
     Program,

@@ -29,7 +29,7 @@ from exporter.app import App, Options
 from exporter.endpoint import Endpoint, Reason
 from exporter.pages.text import Format
 from exporter.simulator import World
-from exporter.web import server
+from exporter.web import listening, server
 from tests.api.raw_server import HTML, Reply, Server, closed_port, drip, message, reply, zipped
 from tests.conftest import PatientTime, parsed, required
 
@@ -240,15 +240,15 @@ class Outcome(NamedTuple):
 @contextlib.asynccontextmanager
 async def simulated(world: World) -> AsyncIterator[int]:
     """Serve the simulated API on loopback; yield its port."""
-    (listening,) = server.listen(["127.0.0.1:0"])
+    (socket,) = listening.listen(["127.0.0.1:0"])
     serving = server.Server(simulator.app(world))
-    task = asyncio.create_task(serving.serve([listening]))
+    task = asyncio.create_task(serving.serve([socket]))
     try:
-        yield int(listening.getsockname()[1])
+        yield int(socket.getsockname()[1])
     finally:
         serving.stop()
         await task
-        listening.close()
+        socket.close()
 
 
 async def played(fault: Fault, chains: Mapping[str, Path]) -> Outcome:

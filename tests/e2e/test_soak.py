@@ -20,7 +20,7 @@ import structlog
 from exporter import log, simulator
 from exporter.app import App, Options
 from exporter.simulator import DAY, HOUR, Incident, World, demo_world
-from exporter.web import server
+from exporter.web import listening, server
 from tests.conftest import PatientTime, parsed
 
 if TYPE_CHECKING:
@@ -158,10 +158,10 @@ async def lived() -> Week:
     """Live through the week."""
     week = Week()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: week.complaints.append(context))
-    (listening,) = server.listen(["127.0.0.1:0"])
+    (socket,) = listening.listen(["127.0.0.1:0"])
     simulating = server.Server(simulator.app(week.world))
-    serving = asyncio.create_task(simulating.serve([listening]))
-    config = week.config(listening.getsockname()[1])
+    serving = asyncio.create_task(simulating.serve([socket]))
+    config = week.config(socket.getsockname()[1])
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     week.app = App(lambda: config, Options(("127.0.0.1:0",)), week.time.clock)
     running = asyncio.create_task(week.app.run(lambda addresses: address.set_result(addresses[0])))
@@ -173,7 +173,7 @@ async def lived() -> Week:
         await running
         simulating.stop()
         await serving
-        listening.close()
+        socket.close()
     return week
 
 

@@ -31,12 +31,12 @@ def numbers(path: str) -> list[float]:
 
 def test_nothing_is_drawn_of_nothing() -> None:
     """A site without a row has no graph."""
-    assert graph.graph([]) is None
+    assert graph.draw([]) is None
 
 
 def test_an_hour_is_a_step() -> None:
     """Two hours, the second half as high: an area from the floor, the newest hour at the right edge."""
-    drawn = graph.graph([row(0, 100), row(1, 50, settled=False)])
+    drawn = graph.draw([row(0, 100), row(1, 50, settled=False)])
 
     assert drawn is not None
     assert drawn.settled == "M664 96V4h4V96z"
@@ -46,7 +46,7 @@ def test_an_hour_is_a_step() -> None:
 
 def test_a_missing_hour_is_a_gap() -> None:
     """Nothing is drawn over an hour without a row, of the baseline neither."""
-    drawn = graph.graph([row(0, 100, 50), row(2, 100, 50)])
+    drawn = graph.draw([row(0, 100, 50), row(2, 100, 50)])
 
     assert drawn is not None
     assert drawn.settled == "M660 96V4h4V96zM668 96V4h4V96z"
@@ -55,7 +55,7 @@ def test_a_missing_hour_is_a_gap() -> None:
 
 def test_a_site_that_never_mined_is_flat() -> None:
     """All hours at 0 are drawn at the floor."""
-    drawn = graph.graph([row(0, 0), row(1, 0)])
+    drawn = graph.draw([row(0, 0), row(1, 0)])
 
     assert drawn is not None
     assert drawn.settled == "M664 96V96h4V96h4V96z"
@@ -63,7 +63,7 @@ def test_a_site_that_never_mined_is_flat() -> None:
 
 def test_midnights_are_utcs() -> None:
     """A line for each day's begin."""
-    drawn = graph.graph([row(167, 1)])
+    drawn = graph.draw([row(167, 1)])
 
     assert drawn is not None
     assert drawn.midnights == "".join(f"M{96 * day} 0V96" for day in range(7))
@@ -72,9 +72,7 @@ def test_midnights_are_utcs() -> None:
 @given(weeks)
 def test_any_week_fits_into_the_picture(week: dict[int, tuple[float, float | None, bool]]) -> None:
     """Whatever the hours and numbers, no path leaves the picture; what is older than a week is left out."""
-    drawn = graph.graph(
-        [row(hour, rate, usual, settled=s) for hour, (rate, usual, s) in sorted(week.items())]
-    )
+    drawn = graph.draw([row(hour, rate, usual, settled=s) for hour, (rate, usual, s) in sorted(week.items())])
 
     assert drawn is not None
     for path in (drawn.settled, drawn.filling, drawn.baseline, drawn.midnights):

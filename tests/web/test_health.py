@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exporter.web.health import HealthSocket, ask_health
-from exporter.web.server import AddressError
+from exporter.web.listening import AddressError
 
 if TYPE_CHECKING:
     from pathlib import Path

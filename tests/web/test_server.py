@@ -2,71 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from exporter.web.server import (
-    AddressError,
-    Limits,
-    Server,
-    address_of,
-    listen,
-    parse_address,
-    raise_open_files,
-)
+from exporter.web.listening import address_of, listen
+from exporter.web.server import Limits, Protocol, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-
-@pytest.mark.parametrize(
-    ("expected", "text"),
-    [
-        (("0.0.0.0", 12758), "0.0.0.0:12758"),
-        (("", 80), ":80"),
-        (("::1", 80), "[::1]:80"),
-        (("localhost", 0), "localhost:0"),
-    ],
-)
-def test_addresses_are_split(expected: tuple[str, int], text: str) -> None:
-    """Host and port, an IPv6 address in brackets, no host for all addresses."""
-    assert expected == parse_address(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "12758", "localhost", "host:", "host:http", "host:65536", "::1:80", "host:-1"]
-)
-def test_bad_addresses_are_told(text: str) -> None:
-    """What is no HOST:PORT is refused with the text and an example."""
-    with pytest.raises(AddressError, match="for example"):
-        parse_address(text)
-
-
-def test_all_addresses_or_none() -> None:
-    """When one of several addresses is taken, none stays open, and the error names it."""
-    (taken,) = listen(["127.0.0.1:0"])
-    with taken, pytest.raises(AddressError, match=f"cannot listen on {address_of(taken)}"):
-        listen(["127.0.0.1:0", address_of(taken)])
-
-
-def test_ipv6_is_served() -> None:
-    """An address in brackets is listened on, and shown in brackets."""
-    try:
-        (listening,) = listen(["[::1]:0"])
-    except AddressError as error:
-        pytest.skip(f"no IPv6 here: {error}")
-
-    with listening:
-        assert address_of(listening).startswith("[::1]:")
-
-
-def test_a_host_that_does_not_exist_is_told() -> None:
-    """A name without address is an error about that name."""
-    with pytest.raises(AddressError, match="no-such-host"):
-        listen(["no-such-host.invalid:80"])
+    from collections.abc import Awaitable, Callable
 
 
 async def hello(scope: Any, _receive: Any, send: Any) -> None:
@@ -321,14 +266,6 @@ def test_the_oldest_without_a_request_makes_room() -> None:
     assert playing(Limits(connections=10), scene) == [True] + [False] * 8
 
 
-def test_open_files_are_raised() -> None:
-    """The soft limit of open files becomes the hard one."""
-    raise_open_files()
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert soft == hard
-
-
 @pytest.mark.parametrize("start", [b"0\r\nX: ", b"1;"])
 def test_what_follows_a_head_has_a_size(start: bytes) -> None:
     """Trailers and chunk extensions without end are cut off, though they are no body."""
@@ -406,62 +343,69 @@ def test_idle_ones_do_not_push_out_new_ones() -> None:
     assert playing(Limits(connections=10), scene) == [True] + [False] * 9
 
 
-def finished(target: bytes, _headers: Mapping[bytes, bytes]) -> tuple[bytes, list[bytes]] | None:
-    """Answer `/now` at once."""
-    return (b"content-length: 3\r\n", [b"n", b"ow"]) if target == b"/now" else None
+# The methods of uvicorn that are overridden: without one of them a limit would silently be gone.
+
+OWN = {"check", "replace_tls", "stop"}
 
 
-def test_what_is_finished_is_answered_before_the_app_is_asked() -> None:
-    """Answers come in the order of the requests, whoever gives them, over one connection."""
-
-    async def asked(address: tuple[str, int], _server: Server) -> bytes:
-        paths = (b"/now", b"/", b"/now", b"/now", b"/")
-        reader, writer = await asyncio.open_connection(*address)
-        with contextlib.closing(writer):
-            writer.write(b"".join(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % path for path in paths))
-            return b" ".join([await one_answer(reader) for _ in paths])
-
-    # In one piece, what comes after a request for the app takes its turn there, whatever it asks for.
-    assert playing(Limits(), asked, at_once=finished) == b"now hi hi hi hi"
+def overridden(ours: type) -> set[str]:
+    """Return the public methods of a class of ours that its base class calls."""
+    return {name for name in vars(ours) if not name.startswith("_")} - OWN
 
 
-def test_each_request_is_answered_at_once_again() -> None:
-    """On a kept connection, after an answer of the app too."""
-
-    async def asked(address: tuple[str, int], _server: Server) -> bytes:
-        reader, writer = await asyncio.open_connection(*address)
-        answers = []
-        with contextlib.closing(writer):
-            for path in (b"/now", b"/", b"/now", b"/now", b"/"):
-                writer.write(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % path)
-                answers.append(await one_answer(reader))
-        return b" ".join(answers)
-
-    assert playing(Limits(), asked, at_once=finished) == b"now hi now now hi"
+def test_what_is_overridden_exists_in_uvicorn() -> None:
+    """Every method that is overridden is one of uvicorn's: a renamed hook fails here."""
+    for ours in (Protocol, Server):
+        assert set() == overridden(ours) - set(vars(ours.__base__))
 
 
-async def one_answer(reader: asyncio.StreamReader) -> bytes:
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-    length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length: "))
-    return await reader.readexactly(int(length.rpartition(b" ")[2]))
+def test_what_is_overridden_is_called() -> None:
+    """Two requests with large answers, and garbage, call every overridden method."""
+    called: set[str] = set()
+
+    def recording(ours: type) -> Any:
+        """Return a subclass that notes which overridden methods are called."""
+
+        def wrapped(name: str) -> Callable[..., Any]:
+            def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+                called.add(name)
+                return getattr(ours, name)(self, *args, **kwargs)
+
+            return method
+
+        return type("Recording", (ours,), {name: wrapped(name) for name in overridden(ours)})
+
+    async def play() -> None:
+        server, (listening,) = recording(Server)(large), listen(["127.0.0.1:0"])
+        server.config.load()
+        server.config.http_protocol_class = recording(Protocol)
+        serving = asyncio.create_task(server.serve([listening]))
+        await said(listening.getsockname(), GET + b"\r\n" + GET + b"Connection: close\r\n\r\n")
+        await said(listening.getsockname(), b"garbage\r\n\r\n")
+        server.stop()
+        await serving
+
+    asyncio.run(play())
+
+    assert overridden(Protocol) | overridden(Server) == called
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        b"HEAD /now HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
-        b"POST /now HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-        b"GET /now HTTP/1.0\r\nhost: a\r\n\r\n",
-        b"GET /now HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
-        b"GET /now HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi",
-        b"GET /now HTTP/1.1\r\nhost: a\r\nconnection: close\r\nexpect: 100-continue\r\n\r\n",
-    ],
-)
-def test_only_a_plain_get_is_answered_at_once(request_: bytes) -> None:
-    """Another method, version or a body goes to the app; the connection ends where it was asked to."""
+def test_a_request_whose_client_has_gone_is_told() -> None:
+    """When a client leaves, the request that is being answered is told, though others wait behind it."""
+    told: list[str] = []
 
-    async def asked(address: tuple[str, int], _server: Server) -> bytes:
-        return await said(address, request_)
+    async def waiting(_scope: Any, receive: Any, _send: Any) -> None:
+        await receive()
+        told.append((await receive())["type"])
 
-    assert b"content-length: 2\r\n" in playing(Limits(), asked, at_once=finished)
+    async def scene(address: tuple[str, int], _server: Server) -> None:
+        _, writer = await asyncio.open_connection(*address)
+        writer.write((GET + b"\r\n") * 3)
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+        while not told:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.001)
+
+    playing(Limits(), scene, waiting)
+
+    assert ["http.disconnect"] == told

@@ -260,7 +260,7 @@ def test_the_stand_in_is_a_hash_bcrypt_checks() -> None:
 
 
 def test_checks_run_one_at_a_time_off_the_loop(checks: Checks) -> None:
-    """All checks run in one thread, which is not the event loop's."""
+    """Checks run one after the other, and never in the event loop's thread."""
     auth = authenticator(checks, alice="secret")
 
     async def main() -> set[Verdict]:
@@ -269,7 +269,7 @@ def test_checks_run_one_at_a_time_off_the_loop(checks: Checks) -> None:
 
     assert {DENIED} == bounded(main())
     assert 1 == checks.most_at_once
-    assert 1 == len(checks.threads - {threading.get_ident()}) == len(checks.threads)
+    assert threading.get_ident() not in checks.threads
 
 
 # --- Queue
@@ -360,7 +360,7 @@ def test_who_gives_up_takes_nobody_along(checks: Checks) -> None:
 
     assert (ALLOWED, [ALLOWED] * (WAITING + 1)) == bounded(main())
     assert WAITING + 1 == len(checks.calls)
-    assert ([], None, {}) == (list(auth._queue), auth._running, auth._jobs)
+    assert {} == auth._checks
 
 
 # --- Reload
@@ -417,7 +417,7 @@ def test_a_header_that_was_right_goes_first(checks: Checks) -> None:
 
 
 def test_a_header_that_was_right_goes_first_once(checks: Checks) -> None:
-    """Once a former password has been found wrong it waits like any other."""
+    """Once a former password was found wrong it waits like any other."""
     auth = authenticator(checks, wrong=1, alice="old")
     run(auth, header("alice", "old"))
     auth.update(hashes(alice="new"))
@@ -464,7 +464,7 @@ def test_a_flood_does_not_grow_memory(checks: Checks) -> None:
     assert 52 == len(checks.calls)
     assert [ALLOWED, DENIED] == run(auth, header("alice", "secret"), header("bot-0", "x"))
     assert 53 == len(checks.calls)
-    assert (1, 0, 0) == (len(auth._right), len(auth._jobs), len(auth._former))
+    assert (1, 0) == (len(auth._right), len(auth._checks))
 
 
 def test_no_password_is_kept(checks: Checks) -> None:
@@ -472,9 +472,8 @@ def test_no_password_is_kept(checks: Checks) -> None:
     auth = authenticator(checks, alice="secret")
     run(auth, header("alice", "canary-4711"))
     checks.calls.clear()
-    state = [*vars(auth).values(), *vars(auth._worker).values()]
 
-    held = [bytes(item) for item in everything(state) if isinstance(item, bytes)]
+    held = [bytes(item) for item in everything([*vars(auth).values()]) if isinstance(item, bytes)]
     assert b"$2b$10$secret" in held
     assert not [item for item in held if b"canary" in item or item == header("alice", "canary-4711")]
 
@@ -496,7 +495,7 @@ def test_nothing_is_shown(checks: Checks) -> None:
 
     async def main() -> str:
         tasks = await flood(auth, checks, 2)
-        shown = f"{auth} {auth!r} {auth._running!r} {auth._jobs!r} {auth._worker!r} {tasks!r}"
+        shown = f"{auth} {auth!r} {auth._checks!r} {tasks!r}"
         checks.gate.set()
         await asyncio.gather(*tasks)
         return shown
@@ -523,8 +522,8 @@ def test_a_check_that_fails_is_neither_right_nor_wrong() -> None:
     assert [BUSY, ALLOWED] == run(auth, header("alice", "secret"), header("alice", "secret"))
 
 
-def test_close_ends_the_thread_and_the_waiting(checks: Checks) -> None:
-    """After close whoever waits is BUSY, the thread ends with its check, and who is known gets in."""
+def test_close_ends_the_waiting(checks: Checks) -> None:
+    """After close whoever waits is BUSY, no check begins, and a verified header is still allowed."""
     auth = authenticator(checks, alice="secret")
 
     async def main() -> tuple[list[Verdict], set[Verdict]]:
@@ -533,8 +532,6 @@ def test_close_ends_the_thread_and_the_waiting(checks: Checks) -> None:
         auth.close()
         waited = set(await asyncio.gather(*tasks))
         checks.gate.set()
-        await asyncio.to_thread(auth._worker._thread.join, 5)  # type: ignore[union-attr]
-        await settle()
         return [
             known,
             await auth.verdict(header("alice", "secret")),
@@ -542,17 +539,16 @@ def test_close_ends_the_thread_and_the_waiting(checks: Checks) -> None:
         ], waited
 
     assert ([ALLOWED, ALLOWED, BUSY], {BUSY}) == bounded(main())
-    assert auth._worker._thread is not None
-    assert not auth._worker._thread.is_alive()
+    assert 2 == len(checks.calls)
 
 
-def test_close_without_a_check_starts_no_thread(checks: Checks) -> None:
+def test_closing_twice_is_closing(checks: Checks) -> None:
     """Closing what was never asked is nothing to do, once or twice."""
     auth = authenticator(checks, alice="secret")
     auth.close()
     auth.close()
 
-    assert auth._worker._thread is None
+    assert [BUSY] == run(auth, header("alice", "secret"))
 
 
 def test_a_check_outlives_its_loop(checks: Checks) -> None:
@@ -566,9 +562,9 @@ def test_a_check_outlives_its_loop(checks: Checks) -> None:
         task.cancel()
 
     bounded(main())
+    (thread,) = [thread for thread in threading.enumerate() if thread.ident in checks.threads]
     auth.close()
     checks.gate.set()
-    thread = auth._worker._thread
-    assert thread is not None
     thread.join(5)
+
     assert (True, False) == (thread.daemon, thread.is_alive())

@@ -11,17 +11,14 @@ import pytest
 
 from exporter.app import App, Options, check_web_config
 from exporter.config import ConfigError
-from exporter.web.access import Guard
+from exporter.web.access import WebAccess
 from exporter.web.auth import Verdict
 from tests.conftest import VirtualTime, parsed, settle
-from tests.test_webconfig import pki
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
     from typing import Any
-
-__all__ = ["pki"]  # the fixture
 
 HASH = bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
 OTHER = bcrypt.hashpw(b"other", bcrypt.gensalt(4)).decode()
@@ -33,17 +30,17 @@ def basic(user: str, password: str) -> bytes:
     return b"Basic " + base64.b64encode(f"{user}:{password}".encode())
 
 
-def guarded(path: Path | None) -> Guard:
-    guard = Guard(path, b"key")
-    guard.take(guard.read())
-    return guard
+def access_by(path: Path | None) -> WebAccess:
+    access = WebAccess(path, b"key")
+    access.apply(access.prepare())
+    return access
 
 
-def verdict(guard: Guard, authorization: bytes | None) -> Verdict:
+def verdict(access: WebAccess, authorization: bytes | None) -> Verdict:
     try:
-        return asyncio.run(guard.verdict(authorization))
+        return asyncio.run(access.verdict(authorization))
     finally:
-        guard.close()
+        access.close()
 
 
 def test_without_a_file_everybody_may(tmp_path: Path) -> None:
@@ -52,9 +49,9 @@ def test_without_a_file_everybody_may(tmp_path: Path) -> None:
     empty.write_text("")
 
     for path in (None, empty):
-        guard = guarded(path)
-        assert Verdict.ALLOWED is verdict(guard, None)
-        assert ("http", False, ()) == (guard.scheme, guard.restricts, guard.headers)
+        access = access_by(path)
+        assert Verdict.ALLOWED is verdict(access, None)
+        assert ("http", False, ()) == (access.scheme, access.restricted, access.config.headers)
 
 
 @pytest.mark.parametrize(
@@ -73,35 +70,35 @@ def test_users_are_asked_for_passwords(
     path = tmp_path / "web.yml"
     path.write_text(USERS)
 
-    assert expected is verdict(guarded(path), authorization)
+    assert expected is verdict(access_by(path), authorization)
 
 
 def test_a_change_is_seen_once(tmp_path: Path) -> None:
     """A file is changed until it is read again, also when it was refused."""
     path = tmp_path / "web.yml"
     path.write_text(USERS)
-    guard = guarded(path)
-    assert guard.changed() is False
+    access = access_by(path)
+    assert access.changed() is False
 
     path.write_text("nonsense: 1\n")
-    assert guard.changed() is True
+    assert access.changed() is True
     with pytest.raises(ConfigError):
-        guard.reread()
-    assert guard.changed() is False
-    guard.close()
+        access.prepare_reload()
+    assert access.changed() is False
+    access.close()
 
 
 def test_a_refused_file_leaves_the_old_one_in_force(tmp_path: Path) -> None:
     """Reading changes nothing: what was in force stays until another is taken."""
     path = tmp_path / "web.yml"
     path.write_text(USERS)
-    guard = guarded(path)
+    access = access_by(path)
     path.write_text("nonsense: 1\n")
     with pytest.raises(ConfigError, match="nonsense"):
-        guard.reread()
+        access.prepare_reload()
 
-    assert guard.restricts
-    assert Verdict.DENIED is verdict(guard, None)
+    assert access.restricted
+    assert Verdict.DENIED is verdict(access, None)
 
 
 @pytest.mark.parametrize(("before", "after", "switched"), [("", TLS, "on"), (TLS, "", "off")])
@@ -109,28 +106,28 @@ def test_switching_tls_takes_a_restart(pki: Path, before: str, after: str, switc
     """A running listener cannot begin or cease to speak TLS; the refusal says so."""
     path = pki / "switch.yml"
     path.write_text(before)
-    guard = guarded(path)
+    access = access_by(path)
     path.write_text(after)
 
     with pytest.raises(ConfigError, match=f"switched {switched}: that takes a restart"):
-        guard.reread()
-    guard.close()
+        access.prepare_reload()
+    access.close()
 
 
 def test_tls_makes_a_context(pki: Path) -> None:
     """A file with a certificate serves https; one that demands clients' restricts strangers."""
     path = pki / "tls.yml"
     path.write_text(TLS)
-    staged = guarded(path).read()
-    assert staged.context is not None
-    assert ssl.CERT_NONE is staged.context.verify_mode
+    prepared = access_by(path).prepare()
+    assert prepared.context is not None
+    assert ssl.CERT_NONE is prepared.context.verify_mode
 
     path.write_text(
         TLS.replace("}", ", client_ca_file: ca.crt, client_auth_type: RequireAndVerifyClientCert}")
     )
-    guard = guarded(path)
-    assert ("https", True) == (guard.scheme, guard.restricts)
-    guard.close()
+    access = access_by(path)
+    assert ("https", True) == (access.scheme, access.restricted)
+    access.close()
 
 
 def test_check_reads_a_web_config(tmp_path: Path) -> None:
@@ -171,12 +168,12 @@ def test_the_file_is_watched(tmp_path: Path) -> None:
     async def scene(app: App, time: VirtualTime) -> None:
         path.write_text(USERS.replace(HASH, OTHER))
         await time.run(2)
-        assert Verdict.ALLOWED is await app._guard.verdict(basic("prom", "other"))
+        assert Verdict.ALLOWED is await app._access.verdict(basic("prom", "other"))
         path.write_text("nonsense: 1\n")
         await time.run(2)
         assert app._own.reload_successful._value.get() == 0
-        assert Verdict.ALLOWED is await app._guard.verdict(basic("prom", "other"))
-        assert Verdict.DENIED is await app._guard.verdict(None)
+        assert Verdict.ALLOWED is await app._access.verdict(basic("prom", "other"))
+        assert Verdict.DENIED is await app._access.verdict(None)
 
     running(path, scene)
 
@@ -189,7 +186,7 @@ def test_a_reload_takes_the_web_config_too(tmp_path: Path) -> None:
     async def scene(app: App, _time: VirtualTime) -> None:
         path.write_text("")
         assert await app.reload() == []
-        assert Verdict.ALLOWED is await app._guard.verdict(None)
+        assert Verdict.ALLOWED is await app._access.verdict(None)
         path.write_text("nonsense: 1\n")
         assert ["nonsense (line 1)"] == [problem.split(":")[0] for problem in await app.reload()]
 

@@ -1,10 +1,12 @@
+"""The ASGI app: what each path answers, to whom, in which format, with which headers."""
+
 from __future__ import annotations
 
 import asyncio
 import gzip
-import threading
+import json
 from base64 import b64encode
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -15,27 +17,27 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.api.answers import Payout, User
+from exporter.api.answers import Entries, User
+from exporter.app import App, Options
 from exporter.clock import Now
-from exporter.collectors import metrics, snapshot
-from exporter.collectors.metrics import ExporterMetrics
+from exporter.collectors.payout import PAYOUT
 from exporter.collectors.snapshot import Snapshot, Store
+from exporter.collectors.users import TOP_USERS
 from exporter.config.secret import Secret
-from exporter.endpoint import Endpoint
-from exporter.pages.pages import Edition, Page, Pages
+from exporter.endpoint import Reason
+from exporter.pages.own import OwnMetrics
+from exporter.pages.pages import Pages
 from exporter.pages.text import Format
-from exporter.web.access import OPEN, Guard, Staged
-from exporter.web.routes import Hooks, Making, Web
-from exporter.web.status import Facts
-from tests.conftest import WALL, parsed, settle
-from tests.test_poller import Rig, reply
+from exporter.polling.once import poll_once
+from exporter.web.access import OPEN, PreparedWebConfig, WebAccess
+from exporter.web.routes import PIECE, Web
+from tests.conftest import WALL, VirtualTime, parsed
+from tests.web.sites import NOW, PAYOUT_ANSWER, answered, ask, broken, site, web_of, well
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-NOW = Now(WALL, 1000.0)
 PATHS = ("/", "/api/v1/status", "/metrics", "/-/healthy", "/-/ready")
-FACTS = Facts("0", "0", "3", NOW, WALL, True, 0, 1, 0, 0, (), True)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -45,32 +47,6 @@ names = st.text(st.characters(), max_size=300)  # lone surrogates included
 numbers = st.floats(0, 1e18) | st.floats(0, 1e6).map(str) | st.integers(-5, 5) | st.just("nan")
 fields = {"name": names, "total": numbers, "withdrawn": numbers, "balance": numbers}
 users = st.lists(st.fixed_dictionaries(fields) | json_values, max_size=12)
-
-
-def web_of(store: Store | None = None, *sites: str, guard: Guard | None = None, **hooks: Any) -> Web:
-    if store is None:
-        store = Store()
-        store.publish("demo", Snapshot())
-    config = parsed("http://127.0.0.1:1", *sites)
-    pages = Pages(store, ExporterMetrics("0", "0"), [metrics.subject(config, s) for s in config.sites])
-    given: dict[str, Any] = {
-        "now": lambda: NOW,
-        "facts": lambda: FACTS,
-        "standing_still": list,
-        "ready": lambda: True,
-        "reload": None,
-    }
-    return Web(pages, Hooks(**(given | hooks)), guard or Guard(None, b""))
-
-
-def ask(web: Web, path: str, method: str = "GET", **headers: str) -> httpx.Response:
-    async def once() -> httpx.Response:
-        transport = httpx.ASGITransport(app=web)
-        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
-            sent = {name.replace("_", "-").title(): value for name, value in headers.items()}
-            return await client.request(method, path, headers={"Accept-Encoding": "identity"} | sent)
-
-    return asyncio.run(once())
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -127,98 +103,81 @@ def test_garbage_headers_never_fail_a_scrape(accept: str, coding: str) -> None:
     assert body.startswith((b"# HELP", b"\x1f\x8b"))
 
 
-async def answered(web: Web, scope: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the messages that the app sends."""
+async def messages(
+    web: Web, headers: list[tuple[bytes, bytes]], path: str = "/metrics"
+) -> list[dict[str, Any]]:
+    """Call the app as a server would, with headers that no client would send; return what it sends."""
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": headers}
     await web(scope, None, send)
     return sent
 
 
 async def pieces(web: Web, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
     """Return the body of /metrics piece by piece, the very objects that the app sends."""
-    scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": headers}
-    return [message["body"] for message in (await answered(web, scope))[1:]]
+    return [message["body"] for message in (await messages(web, headers))[1:]]
 
 
 async def raw(web: Web, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
-    """Call the app as a server would, with headers that no client library would send."""
-    scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": headers}
-    start, first, *_ = await answered(web, scope)
-    return start["status"], first["body"]
+    start, *rest = await messages(web, headers)
+    return start["status"], b"".join(message["body"] for message in rest)
 
 
-def with_users(count: int) -> Store:
-    store = Store()
-    accounts = tuple(User(f"user-{number:05}", number, 0, 0) for number in range(count))
-    store.publish("demo", snapshot.with_top_users(Snapshot(), accounts, NOW))
-    return store
+def with_users(count: int) -> dict[str, Snapshot]:
+    users = tuple(User(f"user-{number:05}", number, 0, 0) for number in range(count))
+    return {"demo": well(site("demo"), users=users)}
 
 
 @pytest.mark.parametrize("count", [100, 6000])
-def test_a_page_is_put_together_once(count: int) -> None:
-    """Scrapers that come together share one page, also a large one that is made off the loop."""
+def test_a_page_is_made_once(count: int) -> None:
+    """Scrapers that come together share the bytes of one page, also of a large one that a thread makes."""
     web = web_of(with_users(count))
 
-    async def at_once() -> list[list[bytes]]:
+    async def scraped() -> list[list[bytes]]:
         return await asyncio.gather(*(pieces(web, [(b"accept-encoding", b"gzip")]) for _ in range(5)))
 
-    first, *_, last = asyncio.run(at_once())
+    first, *_, last = ([source(piece) for piece in body] for body in asyncio.run(scraped()))
     assert [id(piece) for piece in first] == [id(piece) for piece in last]
-    assert f'user="user-{count - 1:05}"'.encode() in gzip.decompress(b"".join(first))
+    assert f'user="user-{count - 1:05}"'.encode() in gzip.decompress(first[0])
+
+
+def source(piece: bytes | memoryview) -> Any:
+    """Return the page that a piece is a part of."""
+    return piece.obj if isinstance(piece, memoryview) else piece
+
+
+def test_a_large_page_is_sent_in_pieces() -> None:
+    """What is sent at once is encrypted at once: large bodies go piece by piece, small ones whole."""
+    large, small = (asyncio.run(messages(web_of(with_users(count)), []))[1:] for count in (6000, 10))
+
+    assert 1 == len(small)
+    assert len(large) > 2
+    assert PIECE == max(len(message["body"]) for message in large)
+    assert [True] * (len(large) - 1) + [None] == [message.get("more_body") for message in large]
 
 
 def test_a_scraper_that_goes_away_takes_nobody_along() -> None:
     """Cancelling one request for a large page leaves the others' answers whole."""
     web = web_of(with_users(6000))
 
-    async def at_once() -> list[bytes]:
+    async def scraped() -> list[bytes]:
         impatient, patient = (asyncio.ensure_future(pieces(web, [])) for _ in range(2))
         await asyncio.sleep(0)
         impatient.cancel()
         return await patient
 
-    assert b"".join(asyncio.run(at_once())).endswith(b"\n")
-
-
-@dataclass(frozen=True)
-class Slow(Edition):
-    """An edition whose pages wait for a gate, in the thread that makes them."""
-
-    gate: threading.Event = field(default_factory=threading.Event)
-
-    def page(self, format_: Format, *, zipped: bool = False) -> Page:
-        assert self.gate.wait(10)
-        return super().page(format_, zipped=zipped)
-
-
-def test_an_older_page_is_nobodys_answer() -> None:
-    """Who asks after a change gets it, though a page of before is being made; others share what there is."""
-    old, new = (Slow(number, (), {Format.TEXT: b"%d" % number}, 0) for number in (1, 2))
-
-    async def asked() -> list[bytes]:
-        making = Making(Format.TEXT, zipped=False)
-        scrapes = [asyncio.ensure_future(making.page(1, lambda: old))]
-        await settle(10)
-        scrapes += [asyncio.ensure_future(making.page(each.number, lambda: new)) for each in (new, old, new)]
-        await settle(10)
-        old.gate.set()
-        new.gate.set()
-        return [page.body for page in await asyncio.gather(*scrapes)]
-
-    assert asyncio.run(asked()) == [b"1", b"2", b"2", b"2"]
+    assert b"".join(asyncio.run(scraped())).endswith(b"\n")
 
 
 def test_a_scrape_ends_while_others_keep_rendering() -> None:
     """Sites that change without pause hold up no scrape: it waits for those that had changed before it."""
     names = [f"site{number}" for number in range(5)]
     store = Store()
-    for name in names:
-        store.publish(name, Snapshot())
-    web = web_of(store, *names)
+    web = web_of(dict.fromkeys(names, Snapshot()), store=store)
     users = tuple(User(f"user-{number}", number, 0, 0) for number in range(500))
 
     async def change() -> None:
@@ -226,34 +185,24 @@ def test_a_scrape_ends_while_others_keep_rendering() -> None:
         while True:
             total += 1
             for name in names:
-                changed = tuple(User(user.name, user.total + total, 0, 0) for user in users)
-                store.publish(name, snapshot.with_top_users(store[name], changed, NOW))
+                changed = Entries(tuple(User(user.name, user.total + total, 0, 0) for user in users))
+                store.publish(name, answered(site(name), store[name], TOP_USERS, changed))
                 await asyncio.sleep(0)
 
-    async def render() -> None:
-        while True:
-            await web.catch_up()
-            await asyncio.sleep(0)
-
-    async def scrape() -> list[bytes]:
-        busy = [asyncio.ensure_future(work) for work in (change(), render())]
+    async def scrape() -> bytes:
+        busy = [asyncio.ensure_future(work) for work in (change(), web.pages.keep_rendered())]
         await asyncio.sleep(0)
         try:
-            return await asyncio.wait_for(pieces(web, []), 20)
+            return b"".join(await asyncio.wait_for(pieces(web, []), 20))
         finally:
             for task in busy:
                 task.cancel()
 
-    assert b"cryptoloot_user_hashes_total{" in b"".join(asyncio.run(scrape()))
+    assert b"cryptoloot_user_hashes_total{" in asyncio.run(scrape())
 
 
-def probing(*sites: str) -> Web:
-    web = web_of(None, *sites)
-    config = parsed("http://127.0.0.1:1", *sites)
-    for site in sites:
-        web._pages._store.publish(site, Snapshot())
-    web._pages.show([metrics.subject(config, site) for site in config.sites], on_metrics=False)
-    return web
+def probing(*names: str, **options: Any) -> Web:
+    return web_of(dict.fromkeys(names, Snapshot()), on_metrics=False, **options)
 
 
 def test_a_probe_has_one_site() -> None:
@@ -289,9 +238,7 @@ def test_discovery_names_the_probes() -> None:
 
 def test_discovery_names_the_external_url() -> None:
     """Behind a proxy, its scheme, address and path."""
-    web = probing("demo")
-    outside = Web(web._pages, web._hooks, web._guard, "https://example.org/loot/")
-    (group,) = ask(outside, "/sd").json()
+    (group,) = ask(probing("demo", external_url="https://example.org/loot/"), "/sd").json()
 
     assert ["example.org"] == group["targets"]
     assert ("https", "/loot/probe") == (group["labels"]["__scheme__"], group["labels"]["__metrics_path__"])
@@ -326,60 +273,15 @@ def test_a_probe_of_no_site_is_refused(query: str) -> None:
     assert "nobody" not in answer.text
 
 
-accepts = st.sampled_from(["", "*/*", "application/openmetrics-text", "text/plain;q=0.5"]) | st.text(
-    st.characters(max_codepoint=255), max_size=8
-)
+def test_strangers_get_no_page() -> None:
+    """With passwords, a request without the right one is 401, a finished page or not."""
+    access = WebAccess(None, b"")
+    access.apply(PreparedWebConfig(replace(OPEN, users={"ann": Secret("$2b$04$" + "." * 53)}), None))
+    web = web_of(with_users(50), access)
 
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.sampled_from(["/metrics", "/metrics?a=b", "/probe?target=demo", "/probe?target=x", "/"]),
-    accepts,
-    accepts,
-)
-def test_what_is_answered_at_once_is_what_the_app_answers(target: str, accept: str, coding: str) -> None:
-    """The short way gives the bytes and fields of the ASGI app, or leaves the request to it."""
-    for web in (web_of(with_users(50)), probing("demo")):
-        headers = [(b"accept", accept.encode("latin-1")), (b"accept-encoding", coding.encode("latin-1"))]
-        path, _, query = target.partition("?")
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": path,
-            "query_string": query.encode(),
-            "headers": headers,
-        }
-        start, *rest = asyncio.run(answered(web, scope))
-        short = web.at_once(target.encode(), dict(headers))
-        if short is not None:
-            fields, pieces = short
-            assert start["status"] == 200
-            assert b"".join(b"%s: %s\r\n" % field for field in start["headers"]) == fields
-            assert [message["body"] for message in rest] == list(pieces)
-        else:
-            assert path == "/" or start["status"] != 200
-
-
-def test_nothing_is_answered_at_once_to_strangers() -> None:
-    """With passwords the short way is for a header that is known to be right; the app judges all others."""
-    web = web_of(with_users(50))
-    asyncio.run(pieces(web, []))
-    users = {"ann": Secret("$2b$04$" + "." * 53)}
-    web._guard.take(Staged(replace(OPEN, users=users), None))
-
-    assert web.at_once(b"/metrics", {}) is None
-    assert web.at_once(b"/metrics", {b"authorization": b"Basic YW5uOng="}) is None
-
-
-def test_a_page_that_has_to_be_rendered_is_left_to_the_app() -> None:
-    """While a site is behind, the full page takes the longer way, which gives others their turn."""
-    store = with_users(50)
-    web = web_of(store)
-    asyncio.run(pieces(web, []))
-    assert web.at_once(b"/metrics", {}) is not None
-
-    store.publish("demo", snapshot.with_payout(store["demo"], Payout(1, 2, 3, 4, 5), NOW))
-    assert web.at_once(b"/metrics", {}) is None
+    assert 401 == ask(web, "/metrics").status_code
+    assert 401 == ask(web, "/metrics", authorization="Basic YW5uOng=").status_code
+    access.close()
 
 
 def test_no_site_is_scraped_twice() -> None:
@@ -394,7 +296,7 @@ def test_health_names_what_stands_still() -> None:
     """Healthy is 200 while the loops turn, and 503 with their names when not, twenty at most."""
     assert ask(web_of(), "/-/healthy").status_code == 200
 
-    answer = ask(web_of(standing_still=lambda: [f"site-{n} /user/top" for n in range(30)]), "/-/healthy")
+    answer = ask(web_of(stuck_loops=lambda: [f"site-{n} /user/top" for n in range(30)]), "/-/healthy")
     assert (503, 21) == (answer.status_code, len(answer.text.splitlines()))
     assert "site-0 /user/top" in answer.text
 
@@ -446,17 +348,15 @@ def test_the_status_runs_nothing() -> None:
 def test_the_status_is_written_once_a_second() -> None:
     """Whoever asks within a second has the same, whatever changes; another question is answered anew."""
     store, moment = Store(), [NOW]
-    store.publish("demo", Snapshot())
-    web = web_of(store, now=lambda: moment[0])
+    web = web_of(store=store, now=lambda: moment[0])
     before = ask(web, "/api/v1/status").json()
-    known = snapshot.with_payout(Snapshot(), Payout(1, 2, 3, 4, 5), NOW)
-    store.publish("demo", snapshot.succeeded(known, Endpoint.PAYOUT, at=WALL, rejected=0, next_poll=WALL))
+    store.publish("demo", answered(site("demo"), Snapshot(), PAYOUT, PAYOUT_ANSWER))
 
     assert before == ask(web, "/api/v1/status").json()
     assert "1 waiting" in ask(web, "/").text
     moment[0] = Now(NOW.wall + 1, NOW.mono + 1)
-    (site,) = ask(web, "/api/v1/status").json()["sites"]
-    assert ("waiting", "success") == (site["state"], site["endpoints"][0]["last_result"])
+    (found,) = ask(web, "/api/v1/status").json()["sites"]
+    assert ("waiting", "success") == (found["state"], found["endpoints"][0]["last_result"])
 
 
 def test_the_status_is_compressed_for_who_takes_it() -> None:
@@ -470,10 +370,10 @@ def test_the_status_is_compressed_for_who_takes_it() -> None:
 
 def test_a_pages_own_header_holds() -> None:
     """A policy of the web config does not stand beside the status page's own, and stands everywhere else."""
-    guard = Guard(None, b"")
+    access = WebAccess(None, b"")
     policy = (b"Content-Security-Policy", b"img-src *")
-    guard.take(Staged(replace(OPEN, headers=(policy,)), None))
-    web = web_of(guard=guard)
+    access.apply(PreparedWebConfig(replace(OPEN, headers=(policy,)), None))
+    web = web_of(access=access)
 
     assert "*" not in ask(web, "/").headers["content-security-policy"]
     assert "img-src *" == ask(web, "/-/ready").headers["content-security-policy"]
@@ -481,13 +381,10 @@ def test_a_pages_own_header_holds() -> None:
 
 def test_the_status_is_the_same_as_json() -> None:
     """Both show the sites that are asked for."""
-    store = Store()
-    for name in ("shop", "game"):
-        store.publish(name, Snapshot())
-    answer = ask(web_of(store, "shop", "game"), "/api/v1/status?site=ga").json()
-    text = ask(web_of(store, "shop", "game"), "/?site=ga").text
+    web = web_of({"shop": Snapshot(), "game": Snapshot()})
+    answer, text = ask(web, "/api/v1/status?site=ga").json(), ask(web, "/?site=ga").text
 
-    assert ["game"] == [site["site"] for site in answer["sites"]]
+    assert ["game"] == [found["site"] for found in answer["sites"]]
     assert ("<bdi>game</bdi>" in text, "<bdi>shop</bdi>" in text) == (True, False)
 
 
@@ -497,20 +394,24 @@ def test_only_http_is_served() -> None:
         asyncio.run(web_of()({"type": "websocket"}, None, None))
 
 
+def reply(document: object) -> httpx.Response:
+    return httpx.Response(200, stream=httpx.ByteStream(json.dumps(document).encode()))
+
+
 def page_after(path: str, document: object) -> dict[str, str]:
     """Let an API answer with a document, poll it once, and return the page in both formats."""
 
     async def play() -> dict[str, str]:
-        rig = Rig(parsed(poll={"history": {"interval": "1d"}}))
-        rig.api.answer = lambda _site, asked: reply(200, document if asked == path else None)
-        await rig.poller.once(rig.config, rig.client)
-        web, pages = web_of(rig.store), {}
+        config, time, own = parsed(poll={"history": {"interval": "1d"}}), VirtualTime(), OwnMetrics("0", "0")
+        transport = httpx.MockTransport(lambda asked: reply(document if asked.url.path == path else None))
+        store, _ = await poll_once(config, own, time.clock, user_agent="test", transport=transport)
+        web, texts = web_of(), {}
+        web.pages = Pages(store, own, time.now, config.sites)
         for format_ in Format:
-            headers = [(b"accept", format_.value.split(";")[0].encode())]
-            status, body = await raw(web, headers)
+            status, body = await raw(web, [(b"accept", format_.value.split(";")[0].encode())])
             assert status == 200
-            pages[format_.name] = body.decode()
-        return pages
+            texts[format_.name] = body.decode()
+        return texts
 
     return asyncio.run(play())
 
@@ -558,28 +459,30 @@ def test_any_user_makes_a_page(entries: list[object]) -> None:
 def test_failures_never_exceed_polls(documents: list[object]) -> None:
     """After any sequence of answers each endpoint has at most as many failures as polls."""
 
-    async def play() -> Snapshot:
-        rig = Rig(parsed())
-        rig.apply()
-        answers = iter(documents * 9)
-        rig.api.answer = lambda _site, _path: reply(200, next(answers, None))
-        await rig.time.run(600)
-        await rig.poller.stop()
-        return rig.store["demo"]
+    async def play() -> App:
+        time, answers = VirtualTime(), iter(documents * 9)
+        transport = httpx.MockTransport(lambda _: reply(next(answers, None)))
+        app = App(parsed, Options(()), time.clock, transport)
+        await app.start()
+        await time.run(600)
+        await app.close()
+        return app
 
-    for record in asyncio.run(play()).polling.values():
-        assert sum(record.failures.values()) <= record.polls
+    (found,) = ask(asyncio.run(play()).web, "/api/v1/status").json()["sites"]
+    assert [] == [endpoint for endpoint in found["endpoints"] if endpoint["failures"] > endpoint["polls"]]
+    assert all(endpoint["polls"] for endpoint in found["endpoints"])
 
 
 def test_stale_users_leave_and_counters_stay() -> None:
     """A site whose polls fail loses its values after stale_after; what was counted stays."""
-    store = Store()
-    known = snapshot.with_top_users(Snapshot(), (User("johnd", 5.0, 1.0, 2.0),), NOW)
-    store.publish("demo", snapshot.failed(known, Endpoint.TOP_USERS, at=WALL, reason="dns", next_poll=WALL))
+    demo = site("demo", top_users={})
+    known = answered(demo, Snapshot(), TOP_USERS, Entries((User("johnd", 5.0, 1.0, 2.0),)))
+    sites = {"demo": broken(known, Reason.DNS, endpoint=TOP_USERS)}
 
     def page(after: float) -> str:
-        later = Now(WALL + after, 1000.0 + after)
-        return ask(web_of(store, now=lambda: later), "/metrics").text
+        web = web_of(sites, now=lambda: Now(WALL + after, 1000.0 + after))
+        web.pages.show([demo])
+        return ask(web, "/metrics").text
 
     assert 'cryptoloot_user_hashes_total{site="demo",user="johnd"} 5.0' in page(300)
     assert "cryptoloot_user_hashes_total{" not in page(301)

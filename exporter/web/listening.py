@@ -1,0 +1,68 @@
+"""Listening sockets: addresses as text, sockets bound to them, the limit of open files."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BACKLOG = 1024
+SEND_BUFFER = 128 * 1024  # bytes the kernel keeps of what a client does not read; its default is up to 4 MiB
+LAST_PORT = 65535
+
+
+class AddressError(Exception):
+    """The exporter cannot listen on an address; the text says which and why."""
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Split `host:port`, `:port` or `[IPv6]:port`. Raises AddressError."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isdecimal() or not port.isascii() or int(port) > LAST_PORT:
+        raise AddressError(f"{text!r}: expected HOST:PORT, for example 0.0.0.0:12758 or [::]:12758")
+    if ":" in host and not bracketed:
+        raise AddressError(f"{text!r}: an IPv6 address needs brackets, for example [::1]:12758")
+    return host[1:-1] if bracketed else host, int(port)
+
+
+def listen(addresses: Sequence[str]) -> list[socket.socket]:
+    """Open a listening socket for each address, or none at all. Raises AddressError."""
+    sockets = []
+    with contextlib.ExitStack() as opened:
+        for text in addresses:
+            host, port = parse_address(text)
+            try:
+                family, kind, protocol, _, address = socket.getaddrinfo(
+                    host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )[0]
+                listening = opened.enter_context(socket.socket(family, kind, protocol))
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host not in {"", "::"}))
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+                listening.bind(address)
+                listening.listen(BACKLOG)
+            except OSError as error:
+                raise AddressError(f"cannot listen on {text}: {error.strerror or error}") from None
+            listening.setblocking(False)
+            sockets.append(listening)
+        opened.pop_all()  # all are open: leave them so
+    return sockets
+
+
+def address_of(listening: socket.socket) -> str:
+    """Return the address of a socket as `host:port`, IPv6 in brackets."""
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def raise_open_files() -> None:
+    """Raise the soft limit of open files to the hard limit: every connection is one file."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # a system may state a limit that it does not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
