@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exporter.collectors.registry import polled_endpoints
+from exporter.collectors.registry import COLLECTORS, polled_endpoints
+from exporter.collectors.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from exporter.collectors.collector import Collector
+    from exporter.collectors.snapshot import Store
     from exporter.config import Config, Poll, Site
     from exporter.endpoint import Endpoint
 
@@ -88,17 +90,20 @@ def plan(old: Iterable[Job], new: Iterable[Job]) -> Plan:
     keep = tuple(job for job in jobs if before.get(job.key) == job)
     kept = {job.key for job in keep}
     start = tuple(job for job in jobs if job.key not in kept)
+    adopt = frozenset(job.key for job in start if job.key in before and before[job.key].source == job.source)
     sources = {job.name: job.source for job in before.values()}
-    return Plan(
-        start,
-        frozenset(job.key for job in start if job.key in before and before[job.key].source == job.source),
-        keep,
-        frozenset(before.keys() - kept),
-        {job.name: _carry(sources.get(job.name), job.source) for job in jobs},
-    )
+    carry = {job.name: Carry.COUNTERS if job.name in sources else Carry.NOTHING for job in jobs}
+    carry |= {job.name: Carry.ALL for job in jobs if sources.get(job.name) == job.source}
+    return Plan(start, adopt, keep, frozenset(before.keys() - kept), carry)
 
 
-def _carry(before: tuple[object, ...] | None, source: tuple[object, ...]) -> Carry:
-    if before is None:
-        return Carry.NOTHING
-    return Carry.ALL if before == source else Carry.COUNTERS
+def carried(store: Store, site: Site, carry: Carry) -> Snapshot:
+    """Return what stays of a site's data over a reload; the same object when all of it does."""
+    snapshot = Snapshot() if carry is Carry.NOTHING else store[site.name]
+    for collector in COLLECTORS:
+        state = snapshot.state(collector)
+        kept = collector.cleared(state) if carry is Carry.COUNTERS else state
+        kept = collector.reconfigured(site, kept)
+        if kept is not state:
+            snapshot = snapshot.with_state(collector, kept)
+    return snapshot

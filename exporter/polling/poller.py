@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import structlog
 
 from exporter.api.errors import PollError
-from exporter.collectors.registry import COLLECTORS
 from exporter.collectors.snapshot import Snapshot
 from exporter.config.secret import SecretReader
-from exporter.polling.jobs import Carry, jobs_of, plan
+from exporter.polling.jobs import carried, jobs_of, plan
 from exporter.polling.schedule import Schedule, first_due, phase, retry_after_seconds
 from exporter.polling.slots import Slots
 
@@ -56,8 +55,8 @@ class Failure(NamedTuple):
 class LoopState:
     """Where a loop is, between two polls; times are seconds on the monotonic clock.
 
-    `expected_by` is when the watchdog takes the loop for stuck. Each poll that ends, and each page of a walk,
-    moves it; a crash does not.
+    `expected_by` is when the loop should make progress: the watchdog gives it its interval, the time-out and
+    GRACE beyond that. Each request that is sent, and each poll that ends, moves it; a crash moves it back.
     """
 
     schedule: Schedule
@@ -76,8 +75,6 @@ class _Loop:
         self.secret = SecretReader(job.site.secret)
         self.known_secret = job.site.secret.value
         self.known_problem: str | None = None
-        self.began: Now | None = None  # the poll in hand: when its first request was sent
-        self.asleep = False
         self.queued = False  # waiting for a request slot
         self.task: asyncio.Task[None] | None = None
 
@@ -112,14 +109,21 @@ class Poller:
         self._slots = self._slots.resized(config.api.max_concurrency, [site.name for site in config.sites])
         for job in jobs:
             self._own.poll_duration.labels(job.endpoint)  # at 0 from the start
-        self._store.replace_all({job.name: self._carried(job, changes.carry[job.name]) for job in jobs})
+        self._store.replace_all(
+            {site.name: carried(self._store, site, changes.carry[site.name]) for site in config.sites}
+        )
         old, self._loops = self._loops, {}
         for place, job in enumerate(changes.start):
             due = first_due(place, len(changes.start), job.poll.interval, now.mono)
             self._start(self._loop(job, due, old[job.key] if job.key in changes.adopt else None), now)
         for job in changes.keep:
-            old[job.key].job = job
-            self._keep(old[job.key], now)
+            loop = self._loops[job.key] = old[job.key]
+            loop.job, state = job, loop.state
+            soon = max(now.mono + self._clock.random() * job.poll.interval, state.schedule.retry_at)
+            if state.schedule.failures and soon < state.due:  # backed off: it polls within an interval
+                loop.cancel()
+                loop.state = replace(state, due=soon, expected_by=soon)
+                self._start(loop, now)
         for key in changes.stop:
             old[key].cancel()
 
@@ -152,22 +156,9 @@ class Poller:
             f"{site} {endpoint}"
             for (site, endpoint), loop in self._loops.items()
             # A loop that waits for a slot is fine as long as other polls end.
-            if now.mono
-            > max(loop.state.expected_by, self._patience(loop.job, self._last_end) if loop.queued else 0.0)
+            if now.mono - max(loop.state.expected_by, self._last_end if loop.queued else 0.0)
+            > loop.job.poll.interval + self._timeout + GRACE
         ]
-
-    def _carried(self, job: Job, carry: Carry) -> Snapshot:
-        """Return what stays of a site's data over a reload."""
-        snapshot = Snapshot() if carry is Carry.NOTHING else self._store[job.name]
-        if carry is Carry.COUNTERS:
-            states = {c.name: c.cleared(snapshot.state(c)) for c in COLLECTORS}
-            snapshot = replace(snapshot, states=states)
-        for collector in COLLECTORS:
-            state = snapshot.state(collector)
-            after = collector.reconfigured(job.site, state)
-            if after is not state:
-                snapshot = snapshot.with_state(collector, after)
-        return snapshot
 
     def _loop(self, job: Job, due: float, old: _Loop | None) -> _Loop:
         """Return a new loop; it takes over what the API asked for from an `old` one of the same source."""
@@ -178,70 +169,59 @@ class Poller:
             before, reason = old.state.schedule, old.state.reason
             schedule = replace(schedule, failures=before.failures, retry_at=before.retry_at)
             due = max(due, before.retry_at)
-        return _Loop(job, LoopState(schedule, due, self._patience(job, due), reason=reason))
+        return _Loop(job, LoopState(schedule, due, due, reason=reason))
 
     def _start(self, loop: _Loop, now: Now) -> None:
         site, endpoint = key = loop.job.key
+
+        def restart(task: asyncio.Task[None]) -> None:
+            if loop.task is task and self._loops.get(key) is loop:  # it ended though nobody has stopped it
+                self._crash(loop, loop.state, None if task.cancelled() else task.exception())
+                self._start(loop, self._clock.now())
+
         self._loops[key] = loop
         snapshot = self._store[site]
         record = replace(snapshot.record(endpoint), next_poll=_wall(loop.state.due, now))
         self._store.publish(site, snapshot.with_record(endpoint, record))
         loop.task = asyncio.create_task(self._run(loop), name=f"poll {site} {endpoint}")
-        loop.task.add_done_callback(lambda task: self._restart(loop, task))
-
-    def _keep(self, loop: _Loop, now: Now) -> None:
-        """Keep a loop over a reload; one that is backed off polls within an interval."""
-        state = loop.state
-        soon = max(now.mono + self._clock.random() * loop.job.poll.interval, state.schedule.retry_at)
-        if not (state.schedule.failures and loop.asleep and soon < state.due):
-            self._loops[loop.job.key] = loop
-            return
-        loop.cancel()
-        loop.state = replace(state, due=soon, expected_by=self._patience(loop.job, soon))
-        self._start(loop, now)
-
-    def _restart(self, loop: _Loop, task: asyncio.Task[None]) -> None:
-        """Start a loop again that ended though nobody has stopped it."""
-        if loop.task is task and self._loops.get(loop.job.key) is loop:
-            self._crash(loop, loop.state, None if task.cancelled() else task.exception())
-            self._start(loop, self._clock.now())
-
-    def _patience(self, job: Job, due: float) -> float:
-        """Return when a loop counts as stuck that is due at a moment."""
-        return due + job.poll.interval + self._timeout + GRACE
+        loop.task.add_done_callback(restart)
 
     async def _run(self, loop: _Loop) -> None:
         while True:
             before = loop.state
             try:
                 await self._wait(loop)
-                before = loop.state
                 await self._poll(loop)
             except Exception as error:  # noqa: BLE001 - whatever it is, the loop goes on and the log has it
                 self._crash(loop, before, error)
 
     async def _wait(self, loop: _Loop) -> None:
         """Sleep until the poll is due; while the site is backed off, look whether its secret file changes."""
-        loop.asleep = True
-        try:
-            while (delay := loop.state.due - self._clock.now().mono) > 0:
-                if loop.state.schedule.failures:
-                    if loop.secret.changed():
-                        soon = max(self._clock.now().mono, loop.state.schedule.retry_at)
-                        loop.state = replace(loop.state, due=min(loop.state.due, soon))
-                        delay = loop.state.due - self._clock.now().mono
-                    delay = min(delay, SECRET_INTERVAL)
-                await self._clock.sleep(delay)
-        finally:
-            loop.asleep = False
+        while (delay := loop.state.due - self._clock.now().mono) > 0:
+            backed_off = loop.state.schedule.failures > 0
+            if backed_off and loop.secret.changed():
+                now = self._clock.now().mono
+                due = min(loop.state.due, max(now, loop.state.schedule.retry_at))
+                loop.state, delay = replace(loop.state, due=due), due - now
+            await self._clock.sleep(min(delay, SECRET_INTERVAL) if backed_off else delay)
 
     async def _poll(self, loop: _Loop) -> PollError | None:
         """Poll once and publish what came of it; return the error of a poll that failed."""
         job = loop.job
-        loop.began = None
+        began: Now | None = None  # when the first request was sent
 
         async def ask(request: Request[T]) -> T:
-            return await self._ask(loop, request)
+            """Send one request while a slot is held; between two requests other polls have theirs."""
+            nonlocal began
+            loop.queued = True
+            async with self._slots.hold(job.name):
+                loop.queued = False
+                now = self._clock.now()
+                if began is None:
+                    began = now
+                    self._own.poll_delay.observe(max(0.0, now.mono - loop.state.due))
+                loop.state = replace(loop.state, expected_by=now.mono)
+                return await self._client.call(request, self._secret(loop))
 
         error, answer = None, None
         try:
@@ -249,7 +229,7 @@ class Poller:
         except PollError as poll_error:
             error = poll_error
         now = self._clock.now()
-        began = loop.began or now
+        began = began or now
         self._own.poll_duration.labels(job.endpoint).observe(now.mono - began.mono)
         if error is None:
             self._succeed(loop, answer, began, now)
@@ -257,19 +237,6 @@ class Poller:
             self._fail(loop, error, began, now)
         self._last_end = now.mono
         return error
-
-    async def _ask(self, loop: _Loop, request: Request[T]) -> T:
-        """Send one request of a poll while a slot is held; between two requests other polls have theirs."""
-        loop.queued = True
-        async with self._slots.hold(loop.job.name):
-            loop.queued = False
-            now = self._clock.now()
-            if loop.began is None:
-                loop.began = now
-                self._own.poll_delay.observe(max(0.0, now.mono - loop.state.due))
-            else:
-                loop.state = replace(loop.state, expected_by=self._patience(loop.job, now.mono))
-            return await self._client.call(request, self._secret(loop))
 
     def _secret(self, loop: _Loop) -> Secret:
         """Return the site's secret as it is now; log a change, and a file that cannot be read, once."""
@@ -289,7 +256,7 @@ class Poller:
         failures = state.schedule.failures
         off_grid = bool(failures or state.crashes)
         schedule, due = state.schedule.succeeded(began.mono, now.mono, off_grid=off_grid)
-        loop.state = LoopState(schedule, due, self._patience(job, due))
+        loop.state = LoopState(schedule, due, due)
         took = now.mono - began.mono
         record = snapshot.record(job.endpoint).succeeded(
             at=now.wall, took=took, rejected=step.rejected, next_poll=_wall(due, now)
@@ -308,7 +275,7 @@ class Poller:
         wait = retry_after_seconds(error.retry_after, now.wall)
         jitter = 0.8 + 0.4 * self._clock.random()
         schedule, due = state.schedule.failed(error.reason, now.mono, wait, jitter)
-        loop.state = LoopState(schedule, due, self._patience(job, due), reason=error.reason)
+        loop.state = LoopState(schedule, due, due, reason=error.reason)
         took = now.mono - began.mono
         snapshot = self._store[job.name]
         record = snapshot.record(job.endpoint).failed(

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.endpoint import Endpoint, Reason
+from exporter.collectors.payout import PAYOUT
+from exporter.endpoint import Reason
 from exporter.polling.schedule import Schedule, first_due, phase, retry_after_seconds
 from tests.conftest import WALL
 
@@ -83,7 +84,7 @@ def test_no_retry_after_is_too_odd(header: str) -> None:
 
 def test_phases_spread_over_the_interval() -> None:
     """A thousand sites' phases fill every tenth of the interval."""
-    phases = [phase(f"site-{number}", Endpoint.PAYOUT, 60) for number in range(1000)]
+    phases = [phase(f"site-{number}", PAYOUT, 60) for number in range(1000)]
 
     counts = [sum(1 for at in phases if tenth * 6 <= at < (tenth + 1) * 6) for tenth in range(10)]
     assert sum(counts) == 1000
