@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
+import ssl
 from typing import TYPE_CHECKING, Any
+
+import httpx
 
 from tests.golden.scripted import (
     HOUR,
@@ -26,7 +30,7 @@ from tests.golden.sites import SCENES, Simulated, config, scene, scripted, start
 from tests.golden.stage import WALL, Call, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from tests.golden.sites import Scene
 
@@ -144,6 +148,20 @@ SCENES["answers-payout"] = _answers(
         "surrogate": payout(WALL, value="\ud800"),
     },
 )
+
+
+def _handshake_error() -> ssl.SSLError:
+    error = ssl.SSLError(1, "x")
+    error.reason = "WRONG_VERSION_NUMBER"
+    return error
+
+
+def _certificate_error() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "x")
+    error.verify_message = "certificate has expired"
+    return error
+
+
 ROWS = hours(WALL, 30)
 SCENES["answers-history"] = _answers(
     "/stats/history",
@@ -220,6 +238,35 @@ SCENES["answers-balance"] = _answers(
         "page": refused("invalid_page"),
     },
     moments=(5, 70, 130, 190, 400),
+)
+
+
+def _unreached(error: Exception, cause: Exception | None = None) -> Callable[..., Any]:
+    """Return an answer that never comes, as the HTTP client reports it."""
+
+    def answer(_call: Call, _now: float) -> Any:
+        raise error from cause
+
+    return answer
+
+
+SCENES["answers-unreached"] = _answers(
+    "/stats/payout",
+    {
+        "refused": _unreached(httpx.ConnectError("x"), ConnectionRefusedError(111, "refused")),
+        "no-route": _unreached(httpx.ConnectError("x"), OSError(113, "no route")),
+        "no-name": _unreached(httpx.ConnectError("x"), socket.gaierror(-2, "not known")),
+        "certificate": _unreached(httpx.ConnectError("x"), _certificate_error()),
+        "handshake": _unreached(httpx.ConnectError("x"), _handshake_error()),
+        "group": _unreached(
+            httpx.ConnectError("x"), ExceptionGroup("", [OSError(), ConnectionRefusedError()])
+        ),
+        "broken": _unreached(httpx.ReadError("x")),
+        "not-http": _unreached(httpx.RemoteProtocolError("x")),
+        "proxy": _unreached(httpx.ProxyError("x")),
+        "connect-time": _unreached(httpx.ConnectTimeout("x")),
+        "system": _unreached(OSError("secret=x")),
+    },
 )
 
 

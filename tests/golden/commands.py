@@ -64,6 +64,18 @@ users: {names: hmac, names_key_env: UNSET, names_key_file: x}
 web: {sites_on_metrics: 1}
 """,
     "insecure-url": "api: {url: 'http://user:word@x.org/?q#f'}\nsites: [{name: a, secret_env: SHOP}]",
+    "leaves": """\
+api: {url: "https://x.org:99999", timeout: 25h, max_response_bytes: 2GiB, proxy: environment}
+sites:
+  - {name: "a\\nb", secret_env: "S S", currency: 5, poll: {payout: {interval: 1h1s}, history: {interval: 0}}}
+  - {name: [], secret_env: [], poll: {payout: {interval: -5s}, top_users: {count: 1.5}}}
+  - {name: {}, secret: {}, poll: {history: {interval: 5m5m, max_row_age: 101y}}}
+  - {name: true, secret: "", watch_users: ["a\\0", 5], poll: {all_users: {enabled: "yes", max_pages: 0}}}
+  - {name: "%s", secret: "in line", watch_users: {}}
+users: {names: true}
+web: []
+"""
+    % ("n" * 129),
     "key-unused": "sites: [{name: a, secret_env: SHOP}]\nusers: {names_key_env: KEY}",
 }
 
@@ -74,6 +86,8 @@ async def check() -> str:
     sections: list[str] = []
 
     def note(title: str, *arguments: str) -> None:
+        # The width of usage is the terminal's, but for this variable.
+        os.environ["COLUMNS"] = "200"
         code, out, err = program.command(*arguments)
         sections.append(f"=== {title}: {code}\n--- stdout\n{out}--- stderr\n{err}")
 
@@ -94,7 +108,14 @@ async def check() -> str:
         note("bad web config", "check", "--web.config.file=web.yml")
         note("shard", "run", "--shard=3", "--total-shards=3")
         note("half a shard", "run", "--total-shards=3")
-        note("bad flag", "check", "--shard=3")
+        note("a directory", "check", "--config.file=private")
+        write("config.yaml", f"api: {{url: 'http://127.0.0.1:1'}}\n{CONFIGS['least']}")
+        back = ("backfill", "--output=out", "--label=job=x", "--label=instance=y")
+        note("backfill of an unknown site", *back, "--until=now", "--site=b")
+        note("backfill of gaps", *back, "--until=now", "--gaps")
+        note("backfill of no time", *back, "--until=1700000000", "--since=2023-11-15T00:00:00Z")
+        note("backfill without an API", *back, "--until=now")
+        note("what it wrote", "check", "--config.file=out")
     return "".join(sections)
 
 

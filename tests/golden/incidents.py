@@ -43,10 +43,10 @@ LENGTH = 1800.0  # longer than the 25 minutes after which a history is stale
 RECOVERED = (BEGIN + LENGTH + 100, BEGIN + LENGTH + 320)
 
 
-def _outage(kind: str, **options: Any) -> Scene:
+def _outage(kind: str, *, document: dict[str, Any] | None = None, **options: Any) -> Scene:
     async def play() -> str:
         incident = Incident(kind, BEGIN, LENGTH, **options)
-        return await _troubled(incident, moments=(*FAILING, *RECOVERED))
+        return await _troubled(incident, moments=(*FAILING, *RECOVERED), document=document)
 
     return play
 
@@ -58,7 +58,9 @@ SCENES["incident-outage-cut"] = _outage("outage-cut", path="/stats/payout")
 SCENES["incident-rate-limit"] = _outage("rate-limit", retry_after=700.0)
 SCENES["incident-rate-limit-date"] = _outage("rate-limit", retry_after=1000.0, as_date=True)
 SCENES["incident-wrong-secret"] = _outage("wrong-secret")
-SCENES["incident-error"] = _outage("error")
+# Values that last for hours: only so does the longest back-off come to bear.
+LASTING = config("well", "ill", poll={name: {"stale_after": "2h"} for name in ("payout", "top_users")})
+SCENES["incident-error"] = _outage("error", document=LASTING)
 SCENES["incident-slow-timeout"] = _outage("slow", delay=30.0)
 SCENES["incident-slow"] = _outage("slow", delay=4.0)
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import re
+from collections import defaultdict
 
 from tests.golden.scripted import (
     HOUR,
+    Script,
+    user,
+    users,
 )
-from tests.golden.sites import Simulated, config, scene, started
-from tests.golden.stage import OPENMETRICS, WALL
+from tests.golden.sites import Simulated, config, scene, scripted, started
+from tests.golden.stage import OPENMETRICS, WALL, samples
 
 
 @scene
@@ -82,3 +88,32 @@ async def probes() -> str:
         recorded += await play.close()
         await asyncio.sleep(0)
     return recorded
+
+
+@scene
+async def large() -> str:
+    """Show pages over a megabyte; of their samples the recording has counts and sums by family and site."""
+    names = [f"site{place}" for place in range(8)]
+    script = Script()
+    crowd = users(
+        *(user(f"someone-{place:04}@example.org", place, place / 8, place / 16) for place in range(1024))
+    )
+    script.answers |= {(name, "/user/top"): crowd for name in names}
+    play = await started(config(*names, poll={"top_users": {"count": 1024}}), scripted(script))
+    for moment in (5, 130):
+        await play.until(moment)
+        texts = []
+        for accept in (b"text/plain", OPENMETRICS):
+            plain = await play.get("/metrics", (b"accept", accept))
+            zipped = await play.get("/metrics", (b"accept", accept), zipped=True)
+            assert plain.body == gzip.decompress(zipped.body)
+            assert len(plain.body) > 1024 * 1024
+            texts.append([line for line in samples(plain.body.decode()) if "someone" in line])
+        assert texts[0] == texts[1]
+        sums: dict[str, list[float]] = defaultdict(list)
+        for line in texts[0]:
+            series, _, value = line.rpartition(" ")
+            sums[re.sub('user="[^"]*"', "user", series)].append(float(value))
+        lines = (f"{series} {len(values)} samples, sum {sum(values)}" for series, values in sums.items())
+        play.note("large page", *sorted(lines))
+    return await play.close()

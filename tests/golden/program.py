@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import math
+import threading
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -105,13 +106,20 @@ async def backfilled(
 
 def command(*arguments: str) -> tuple[int, str, str]:
     """Return the exit code, stdout and stderr of a command line."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _logging_as_before():
+    out, err, codes = io.StringIO(), io.StringIO(), []
+
+    def run() -> None:
         try:
-            code = cli.main(arguments)
+            codes.append(cli.main(arguments))
         except SystemExit as ended:  # the parser's own
-            code = int(ended.code or 0)
-    return code, out.getvalue(), err.getvalue()
+            codes.append(int(ended.code or 0))
+
+    # In a thread, since a command may run an event loop, and who calls has one.
+    thread = threading.Thread(target=run)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _logging_as_before():
+        thread.start()
+        thread.join()
+    return codes[0], out.getvalue(), err.getvalue()
 
 
 @contextlib.contextmanager

@@ -34,7 +34,9 @@ def test_behaviour_is_as_recorded(played: dict[str, Future[str]], name: str) -> 
 
     A change of behaviour that is wanted is recorded by `python -m tests.golden`.
     """
-    assert "" == differences(recorded(name), played[name].result())
+    changed = differences(recorded(name), played[name].result())
+
+    assert not changed, changed  # as the message, since pytest shortens what it compares
 
 
 def test_every_recording_has_its_run() -> None:
