@@ -1,0 +1,148 @@
+"""The only door from the golden runs to the program: adapt this module when modules or names move.
+
+Everything else in this package knows documents, requests and text. A move of code changes the bodies of
+these functions and nothing that is recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from exporter import app, backfill, cli, config, log, simulator
+from exporter.poller import Clock
+from exporter.sharding import WHOLE, Share
+from exporter.snapshot import Now
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from typing import TextIO
+
+    import httpx
+
+World = simulator.World
+Incident = simulator.Incident
+KINDS = simulator.KINDS  # of incidents
+demo_world = simulator.demo_world
+DEMO_SECRETS = (simulator.HEALTHY_SECRET, simulator.TROUBLED_SECRET)
+simulated = simulator.app  # the simulated API of a world, as an ASGI application
+App = app.App
+
+
+def new_app(
+    document: Callable[[], object],
+    environ: Mapping[str, str],
+    clock: tuple[Callable[[], tuple[float, float]], Callable[[float], Awaitable[None]], float],
+    transport: httpx.AsyncBaseTransport,
+    *,
+    external_url: str = "",
+    lifecycle: bool = True,
+    shard: tuple[int, int] | None = None,
+) -> App:
+    """Return the daemon; `document` returns the config as YAML would load it, at start and for a reload."""
+    options = app.Options(
+        ("127.0.0.1:0",),
+        lifecycle=lifecycle,
+        revision="golden",
+        share=Share(*shard) if shard else WHOLE,
+        external_url=external_url,
+    )
+    return app.App(lambda: config.parse(document(), environ), options, _clock(*clock), transport)
+
+
+async def once(
+    document: object,
+    environ: Mapping[str, str],
+    clock: tuple[Callable[[], tuple[float, float]], Callable[[float], Awaitable[None]], float],
+    transport: httpx.AsyncBaseTransport,
+) -> tuple[str, list[str]]:
+    """Return what `check --online` finds: the metrics as text, and what failed, line by line."""
+    found = await app.once(config.parse(document, environ), _clock(*clock), transport)
+    failed = [": ".join(failure) for failure in found.failures]
+    return found.page, [*failed, *(": ".join(user) for user in found.refused)]
+
+
+async def backfilled(
+    document: object,
+    environ: Mapping[str, str],
+    clock: tuple[Callable[[], tuple[float, float]], Callable[[float], Awaitable[None]], float],
+    transport: httpx.AsyncBaseTransport,
+    *,
+    labels: Mapping[str, str],
+    names: Sequence[str] = (),
+    since: float = -math.inf,
+    until: float = math.inf,
+    prometheus: httpx.AsyncBaseTransport | None = None,
+    gaps: bool = False,
+) -> tuple[str, list[str]]:
+    """Return what `backfill` writes and what it reports; `prometheus` stands for `--prometheus`."""
+    ticking = _clock(*clock)
+    now = ticking.now().wall
+    known, failures = await app.histories(config.parse(document, environ), names, ticking, transport)
+    missed = {site for site, *_ in failures}
+    sources = [
+        backfill.source(subject, snapshot, labels)
+        for subject, snapshot in known
+        if subject.name not in missed
+    ]
+    told = [": ".join(failure) for failure in failures]
+    told += [f"{each.subject.name}: hashes are {each.known.meaning}" for each in sources]
+    windows: Mapping[str, Any] = backfill.before(sources, until)
+    if prometheus is not None:
+        try:
+            async with backfill.Prometheus("http://prometheus:9090", prometheus) as asked:
+                windows, end = await backfill.missing(sources, asked, since, now, gaps=gaps)
+            told.append(f"until {end}")
+        except backfill.Unanswered as error:
+            return "", [*told, str(error)]
+    return "".join(backfill.written(sources, windows, since, now)), told
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    """Return the exit code, stdout and stderr of a command line."""
+    out, err, codes = io.StringIO(), io.StringIO(), []
+
+    def run() -> None:
+        try:
+            codes.append(cli.main(arguments))
+        except SystemExit as ended:  # the parser's own
+            codes.append(int(ended.code or 0))
+
+    # In a thread, since a command may run an event loop, and who calls has one.
+    thread = threading.Thread(target=run)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _logging_as_before():
+        thread.start()
+        thread.join()
+    return codes[0], out.getvalue(), err.getvalue()
+
+
+@contextlib.contextmanager
+def logged(stream: TextIO) -> Iterator[None]:
+    """Send all events to the stream, one JSON object a line, down to debug."""
+    with _logging_as_before():
+        log.setup("debug", "json", stream)
+        yield
+
+
+@contextlib.contextmanager
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    level, handlers = root.level, [*root.handlers]
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+        root.handlers = handlers
+        root.setLevel(level)
+
+
+def _clock(
+    now: Callable[[], tuple[float, float]], sleep: Callable[[float], Awaitable[None]], chance: float
+) -> Clock:
+    return Clock(lambda: Now(*now()), sleep, lambda: chance)
