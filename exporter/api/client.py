@@ -66,11 +66,10 @@ class Client:
         self._idle: list[_HttpClient] = []  # the one that was used last comes last
         self._busy: set[_HttpClient] = set()
         self._closed = False
+        plain = api.url.startswith("http://") and api.proxy == "none"
         try:
-            if api.url.startswith("http://") and api.proxy == "none":
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no TLS: reading roots would take 20 ms
-            else:
-                context = httpx.create_ssl_context()  # the roots of SSL_CERT_FILE or certifi
+            # Reading the roots of SSL_CERT_FILE or certifi takes 20 ms, so not where no TLS is spoken.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
             self._open = partial(_HttpClient, api, user_agent, context, transport)
             self._idle.append(self._open())
         except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
