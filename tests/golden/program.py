@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from exporter import app, backfill, cli, config, log, simulator
-from exporter.poller import Clock
-from exporter.sharding import WHOLE, Share
-from exporter.snapshot import Now
+from exporter import app, config, log, simulator
+from exporter.clock import Clock, Now
+from exporter.config.sharding import WHOLE, Share
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -63,7 +62,7 @@ async def once(
     transport: httpx.AsyncBaseTransport,
 ) -> tuple[str, list[str]]:
     """Return what `check --online` finds: the metrics as text, and what failed, line by line."""
-    found = await app.once(config.parse(document, environ), _clock(*clock), transport)
+    found = await app.check_online(config.parse(document, environ), _clock(*clock), transport)
     failed = [": ".join(failure) for failure in found.failures]
     return found.page, [*failed, *(": ".join(user) for user in found.refused)]
 
