@@ -131,7 +131,7 @@ helm: ## build helm, which the chart's tests render it with, where go is there a
 	then echo "$$report" | tail -2; echo "helm: the Go proxy did not hand it out, so nothing was built"; \
 	else echo "helm: $(HELM) is in $(VENV)-tools/bin"; fi
 
-bench: $(STAMP) ## side by side with peers, in half an hour: docs/benchmarks.md
+bench: $(STAMP) ## measure, side by side with peers, in 25 minutes: docs/benchmarks.md
 	$(BIN)/python -m bench
 
 bench-tools: ## the peers that bench measures, from Debian, as tools does
