@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 STAMP := $(VENV)/.installed
+LOWEST := $(VENV)-lowest
 # What is tested: this checkout, or a wheel of it.
 PACKAGE ?= --editable .
 DEBIAN := prometheus prometheus-alertmanager victoria-metrics chromium curl openssl systemd
@@ -21,7 +22,7 @@ elif ! command -v apt-get >/dev/null; then echo "$@: no apt-get here; install by
 else apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
 endef
 
-.PHONY: help demo test test-all check dist image lock audit format dashboards docs chart tools pint dashboard-linter helm bench bench-tools image-tools clean
+.PHONY: help demo test test-all test-lowest check dist image lock audit format dashboards docs chart tools pint dashboard-linter helm bench bench-tools image-tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +47,14 @@ test: $(STAMP) ## all tests but the slow ones, with coverage
 
 test-all: $(STAMP) ## all tests, with coverage
 	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
+
+test-lowest: $(STAMP) ## the quick unit tests on the lowest versions that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --requirement pyproject.toml
+	$(BIN)/uv pip freeze --python $(LOWEST)/bin/python > $(LOWEST)/versions.txt
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/versions.txt --group dev $(PACKAGE)
+	@echo $(CURDIR) > $$($(LOWEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-checkout.pth
+	$(LOWEST)/bin/pytest -m 'not slow' --ignore=tests/e2e
 
 check: $(STAMP) ## lint, format, types, YAML, Dockerfile, Compose, workflows
 	$(BIN)/ruff check
@@ -122,7 +131,7 @@ helm: ## build helm, which the chart's tests render it with, where go is there a
 	then echo "$$report" | tail -2; echo "helm: the Go proxy did not hand it out, so nothing was built"; \
 	else echo "helm: $(HELM) is in $(VENV)-tools/bin"; fi
 
-bench: $(STAMP) ## side by side with peers, in half an hour: docs/benchmarks.md
+bench: $(STAMP) ## measure, side by side with peers, in 25 minutes: docs/benchmarks.md
 	$(BIN)/python -m bench
 
 bench-tools: ## the peers that bench measures, from Debian, as tools does
@@ -132,4 +141,4 @@ image-tools: ## what tests/e2e/test_image.py needs, from Debian, as tools does
 	@$(call from-debian,$(IMAGE_DEBIAN))
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) $(VENV)-audit $(VENV)-tools sbom.cdx.json .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage* dist build
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-tools $(LOWEST) sbom.cdx.json .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage* dist build

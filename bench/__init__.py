@@ -1,1 +1,1 @@
-"""Side-by-side benchmarks: the exporter and its peers on loopback, as an operator runs them."""
+"""Benchmarks: the exporter beside its peers, on loopback, run as an operator runs them."""

@@ -1,119 +1,120 @@
-"""A thousand sites.
+"""Polls on time.
 
-Polled once at the default intervals from the simulated API, 128 users each, and scraped like Prometheus does
-it. Lateness and polls are read from /metrics; CPU is the whole process', from its start and with its scrapes.
-The plain client makes the same mix of requests over one httpx.AsyncClient and decodes the answers, CPU of
-starting up excluded. Memory is taken after each scrape, and at the end with the pages of both formats made,
-plain and gzip. Each site is asked for once before all this: the simulated API makes its world as it is asked,
-slower than a thousand sites begin.
+One exporter of 1,000 sites, then one of 2,500, at the default intervals, 128 users a site, scraped every 15 s
+from the simulated API. Poll delays are read from /metrics. CPU is that of the whole process since its start,
+scrapes included. Memory is read after each scrape.
+
+A ticker on the exporter's own event loop wakes up every 5 ms, which takes some 0.6 % of a core. The longest
+time between two of its ticks is the longest stall, with up to 5 ms before it: as long may a scrape or a poll
+wait for anything else in the process, such as rendering, decoding or a full garbage collection. The start
+ends after the first minute, and has the first poll of everything. Last, the 2,500 sites are reloaded twice:
+the first time nothing has changed, the second time every site's `/user/top` has another `count`.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import peers
-from bench.bare import Errand, apart, warm
-from bench.report import Ratio, Row, Spread, Target
-from bench.watch import FIRST, SCRAPE_SECONDS, watched
+from bench import programs
+from bench.load import BadLoad, ask
+from bench.report import Row, Spread, Target
+from bench.watch import FIRST, MEBIBYTE, SCRAPE_SECONDS, late_rows, summed, warm, watch
 
 if TYPE_CHECKING:
+    from bench.programs import Served
+    from bench.report import Effort
     from bench.watch import Watched
 
-SITES = 1000
-USERS = 128  # of each site: as many as are asked for by default
-SERIES = 3 * USERS * SITES
-BARE_SECONDS = 60  # of asking at the exporter's own pace, in all rounds together
+USERS = 128  # of each site: the default
+SECONDS = 240.0  # of polling
+RELOAD_SECONDS = 20.0  # from the signal on
+RELOADED = "cryptoloot_exporter_config_last_reload_success_timestamp_seconds"
 MILLISECONDS = 1000
-MEBIBYTE = 1 << 20
-PAGES, SPARE = 3, 80 * MEBIBYTE  # memory: so many times the pages' own bytes, and so many bytes besides
-
+STALLS = {1000: Target(30, at_most=True), 2500: Target(100, at_most=True)}  # ms, by sites
 ON_TIME = Target(0, at_most=True)
-CPU = Target(2, at_most=True)
-MEMORY = Target(1, at_most=True)
 
 
-class Bare(NamedTuple):
-    """CPU seconds of one request with a plain client, round by round."""
+class Event(NamedTuple):
+    """A stall or a full garbage collection, and the monotonic time when it ended."""
 
-    paced: list[float]
-    at_once: list[float]
+    kind: str
+    end: float
+    seconds: float
 
 
-def measure(rounds: int, minutes: float) -> list[Row]:
-    """Watch the exporter for so long, once; then make the same requests with a plain client, in rounds."""
+def measure(effort: Effort) -> list[Row]:
+    """Watch each size once; reload the larger one."""
+    rows = []
     with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        with peers.simulator(directory, SITES, USERS) as api:
-            warm(api, SITES)
-            config = peers.write_config(directory, api, SITES, {})
-            begin = time.monotonic()
-            with peers.exporter(directory, config) as served:
-                seen = watched(served, begin, 60 * minutes, SERIES)
-            bare = _bare(api, rounds, seen)
-    return [*lateness(_work(seen), seen, ON_TIME), *_cpu(seen, bare), _memory(seen)]
-
-
-def _bare(api: int, rounds: int, seen: Watched) -> Bare:
-    """Make the exporter's requests again, at its pace for a while and as fast as they are answered."""
-    pace = sum(seen.last.polls.values()) / seen.last.seconds
-    paced = _parts(seen.last.polls, BARE_SECONDS / seen.last.seconds / rounds)
-    at_once = _parts(seen.last.polls, 1 / rounds)
-    bare = Bare([], [])
-    for _ in range(rounds):
-        bare.paced.append(apart(Errand.to(api, SITES, paced, pace)))
-        bare.at_once.append(apart(Errand.to(api, SITES, at_once)))
-    return bare
-
-
-def _parts(polls: dict[str, int], fraction: float) -> dict[str, int]:
-    return {name: max(1, round(count * fraction)) for name, count in polls.items()}
-
-
-def _work(seen: Watched) -> str:
-    return f"{SITES:,} sites, {seen.last.seconds / 60:.1f} minutes, scraped every {SCRAPE_SECONDS:.0f} s"
-
-
-def lateness(work: str, seen: Watched, whole: Target | None, later: Target | None = None) -> list[Row]:
-    """Count the polls that began late; the note has the least bound that none exceeds.
-
-    One target is for all polls, the other for those after the first ones.
-    """
-    delays, begun = seen.last.delays, seen.last.delays["+Inf"]
-    bound = next(bound for bound, count in delays.items() if count == begun)
-    faults = f"{seen.last.failures:,} failures, {seen.last.restarts:,} crashes"
-    note = f"{begun:,} polls, {faults}, all begun within {bound} s of their time"
-    unit, since = "polls over 1 s late", seen.last.late - seen.first.late
-    return [
-        Row(work, "exporter", unit, Spread.of([seen.last.late]), target=whole, note=note),
-        Row(work, f"exporter, after the first {FIRST:.0f} s", unit, Spread.of([since]), target=later),
-    ]
-
-
-def _cpu(seen: Watched, bare: Bare) -> list[Row]:
-    cost = seen.last.cpu / sum(seen.last.polls.values())
-    work, unit = _work(seen), "CPU ms per poll"
-    note = f"{seen.last.cpu:.1f} s of CPU in all"
-    rows = [Row(work, "exporter", unit, Spread.of([MILLISECONDS * cost]), note=note)]
-    for subject, taken, target in (
-        ("plain client at the same pace", bare.paced, CPU),
-        ("plain client, 8 in flight", bare.at_once, None),
-    ):
-        ratio = Ratio(f"exporter ÷ {subject}", Spread.of(cost / spent for spent in taken))
-        spread = Spread.of(MILLISECONDS * spent for spent in taken)
-        rows.append(Row(work, subject, unit, spread, ratio, target))
+        directory, most = Path(name), max(STALLS)
+        with programs.simulator(directory, most, USERS) as api:
+            warm(api, most)
+            for sites in STALLS:
+                path, output = directory / f"{sites}.yaml", directory / f"{sites}.events"
+                programs.write_config(path, api, sites, {})
+                with programs.exporter(directory, path, events=output) as served:
+                    begin = time.monotonic()
+                    watched = watch(served, begin, effort.seconds(SECONDS), 3 * USERS * sites)
+                    phases = [("start", begin), ("polling", begin + effort.seconds(FIRST))]
+                    if sites == most:
+                        phases.append(("reload, nothing changed", _reload(served)))
+                        programs.write_config(path, api, sites, {"top_users": {"count": USERS - 1}})
+                        phases.append(("reload, every site changed", _reload(served)))
+                    phases.append(("end", time.monotonic()))
+                rows += _rows(sites, watched, phases, parse(output.read_text()))
     return rows
 
 
-def _memory(seen: Watched) -> Row:
-    """Judge the largest of what was seen after scrapes, by the four pages that were served at the end."""
-    bound = PAGES * sum(seen.pages) + SPARE
-    taken = [*seen.resident, seen.crowded]
-    ratio = Ratio(f"largest ÷ ({PAGES} times the pages + 80 MiB)", Spread.of([max(taken) / bound]))
-    sizes = ", ".join(f"{size / MEBIBYTE:.3g}" for size in seen.pages)
-    note = f"pages of {sizes} MiB: text and its gzip, OpenMetrics and its gzip"
-    resident = Spread.of(size / MEBIBYTE for size in taken)
-    return Row(_work(seen), "exporter", "MiB resident", resident, ratio, MEMORY, note)
+def _reload(served: Served) -> float:
+    """Reload the config, and wait; return the monotonic time of the signal. Raises BadLoad."""
+    wall, begin = int(time.time()), time.monotonic()
+    os.kill(served.pid, signal.SIGHUP)
+    time.sleep(RELOAD_SECONDS)
+    if summed(ask(served.port, "/metrics", {}).body.split(b"\n"), RELOADED)[""] < wall:
+        raise BadLoad("the exporter did not reload its config")
+    return begin
+
+
+def parse(text: str) -> list[Event]:
+    """Read what `bench.ticking` wrote, without a last line that it did not complete."""
+    lines = [line.split() for line in text.split("\n")[:-1]]
+    return [Event(kind, float(end), float(seconds)) for kind, end, seconds in lines]
+
+
+def stall_rows(work: str, phases: list[tuple[str, float]], events: list[Event], target: Target) -> list[Row]:
+    """Return the longest stall of each phase, but of the last, which is only the end of the others."""
+    rows = []
+    for (phase, begin), (_, end) in pairwise(phases):
+        stalls, collections = (
+            [
+                MILLISECONDS * event.seconds
+                for event in events
+                if event.kind == kind and begin <= event.end < end
+            ]
+            for kind in ("stall", "collection")
+        )
+        full = f"{len(collections)} full garbage collections of at most {max(collections, default=0):.0f} ms"
+        note = f"{end - begin:.0f} s, {full}"
+        spread = Spread.of([max(stalls, default=0)])
+        rows.append(Row(work, phase, "ms, the longest stall", spread, target=target, note=note))
+    return rows
+
+
+def _rows(sites: int, watched: Watched, phases: list[tuple[str, float]], events: list[Event]) -> list[Row]:
+    last = watched.last
+    work = f"{sites:,} sites, {last.seconds / 60:.1f} minutes, scraped every {SCRAPE_SECONDS:.0f} s"
+    cost = Spread.of([MILLISECONDS * last.cpu / last.polls])
+    resident = Spread.of(size / MEBIBYTE for size in watched.resident)
+    sizes = f"a page of {watched.text / MEBIBYTE:.3g} MiB, {watched.zipped / MEBIBYTE:.3g} MiB as gzip"
+    return [
+        *late_rows(work, watched, ON_TIME if sites == min(STALLS) else None),
+        Row(work, "exporter", "CPU ms per poll", cost, note=f"{last.cpu:.1f} s of CPU in all"),
+        Row(work, "exporter", "MiB resident", resident, note=sizes),
+        *stall_rows(work, phases, events, STALLS[sites]),
+    ]

@@ -1,121 +1,159 @@
-"""Scrapes per second.
+"""Scrapes.
 
-One site of 1,024 users, with the headers that Prometheus sends, by wrk with one thread and connections kept
-open; the exporter polls as always meanwhile. nginx (one worker, sendfile, no access log) serves the very
-bytes of the exporter's answer; Pushgateway, prometheus-client's own server and node_exporter's textfile
-collector serve the same families; json_exporter fetches the same users on every scrape. The exporter with
-passwords (bcrypt, cost 10) gets the right one each time.
+One site of 1,024 users, scraped with the header of Prometheus, gzip included. The bare uvicorn (httptools,
+uvloop) sends the very bytes and header fields of the exporter's answer from an ASGI app of two lines. nginx
+(one process, sendfile, no access log) sends the same bytes from a file. Pushgateway and prometheus-client's
+own server have the same families. The exporter with passwords (bcrypt, cost 10) gets the right password each
+time.
+
+Two loads: wrk with one thread and 8 open connections, which asks as fast as answers come, and one scrape
+every 1.2 s on one open connection, which is what a dozen Prometheus servers together do. CPU is that of the
+whole process divided by its scrapes. In the second load, the CPU of as long a time without scrapes is
+subtracted first. The exporter's own metrics change each second, so that each of these scrapes includes
+rendering them and compressing the page. This is the CPU that an operator pays, so the target is for it.
+Polls are an hour apart here; the group `One poll` has what a poll takes.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import tempfile
+import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import bcrypt
 
-from bench import peers
-from bench.load import SCRAPE, ask, wrk
-from bench.peers import Missing, Page, Served
+from bench import programs
+from bench.load import HOST, PATIENCE, SCRAPE, BadLoad, cpu_seconds, wrk
 from bench.report import Ratio, Row, Spread, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from bench.programs import Served
+    from bench.report import Effort
+
+    Figures = dict[str, list[float]]  # one a round, by subject
 
 USERS = 1024
 SERIES = 3 * USERS
-SECONDS = 3  # of each round and subject
-CONNECTIONS = (1, 8)
-USER, PASSWORD = "prometheus", "correct horse battery staple"  # opens nothing but this benchmark
-EXPORTER, GUARDED, NGINX = "exporter", "exporter with passwords", "nginx"
-
-# The targets are for several connections: with one, half of what is measured is the load's own waiting.
-TARGETS = {
-    NGINX: Target(0.55),
-    "Pushgateway": Target(100),
-    "prometheus-client's server": Target(300),
-    "node_exporter's textfile": Target(300),
+SECONDS, CONNECTIONS = 3.0, 8  # of wrk, each round and subject
+SLOW_SECONDS = 8.0  # of the second load, and as long without, each round
+INTERVAL = 1.2  # seconds between its scrapes: longer than the exporter's own metrics stay as they are
+POLL = {
+    "payout": {"interval": "1h"},
+    "history": {"interval": "1h"},
+    "top_users": {"interval": "1h", "count": USERS},
 }
-GUARDED_TARGET = Target(0.45)
+USER, PASSWORD = "prometheus", "correct horse battery staple"  # for this benchmark alone
+SETTLING = 1.0  # seconds after wrk, whose last requests may still be worked on
+MILLISECONDS = 1000
+EXPORTER, GUARDED = "exporter", "exporter with passwords"
+PEERS: dict[str, tuple[Callable[[Path, int], AbstractContextManager[Served]], Target | None]] = {
+    "bare uvicorn": (partial(programs.python_peer, "uvicorn"), Target(0.75)),
+    "nginx": (programs.nginx, None),
+    "Pushgateway": (programs.pushgateway, Target(20)),
+    "prometheus-client's server": (partial(programs.python_peer, "prometheus-client"), Target(20)),
+}
+CPU = Target(1, at_most=True)  # ms
 
 
-class Field(NamedTuple):
-    """Who takes part, and who cannot."""
-
-    running: dict[str, Served]
-    missing: dict[str, str]
-
-
-def measure(rounds: int) -> list[Row]:
-    """Measure all subjects in turn, round by round."""
-    program = peers.found("wrk", "wrk")
-    with _started() as field:
-        rows = []
-        for connections in CONNECTIONS:
-            rates: dict[str, list[float]] = {name: [] for name in field.running}
-            for _ in range(rounds):
-                for name, served in field.running.items():
-                    headers = {**SCRAPE, **dict(served.headers)}
-                    rates[name].append(wrk(program, served.url, SECONDS, connections, headers))
-            rows += _rows(connections, rates, field.missing)
-    return rows
-
-
-def _rows(connections: int, rates: dict[str, list[float]], missing: dict[str, str]) -> list[Row]:
-    noun = "connection" if connections == 1 else "connections"
-    work = f"scrapes, {SERIES:,} user series, gzip, {connections} {noun}"
-    judged = connections == CONNECTIONS[-1]
-    rows = []
-    for name, values in rates.items():
-        ratio, target = None, None
-        if name == GUARDED and NGINX in rates:
-            ratio = Ratio("exporter with passwords ÷ nginx without", Spread.of_ratios(values, rates[NGINX]))
-            target = GUARDED_TARGET
-        elif name not in {EXPORTER, GUARDED}:
-            ratio = Ratio(f"exporter ÷ {name}", Spread.of_ratios(rates[EXPORTER], values))
-            target = TARGETS.get(name)
-        rows.append(Row(work, name, "scrapes/s", Spread.of(values), ratio, target if judged else None))
-    absent = (
-        Row(work, name, "scrapes/s", None, target=TARGETS.get(name) if judged else None, note=why)
-        for name, why in missing.items()
-    )
-    return [*rows, *absent]
+def measure(effort: Effort) -> list[Row]:
+    """Measure all subjects in turn, round by round, under both loads."""
+    program = programs.path_of("wrk")
+    with _started() as subjects:
+        rates: Figures = {name: [] for name in subjects}
+        fast: Figures = {name: [] for name in subjects}
+        slow: Figures = {name: [] for name in subjects}
+        for _ in range(effort.rounds):
+            for name, served in subjects.items():
+                url, before = f"http://{HOST}:{served.port}/metrics", cpu_seconds(served.pid)
+                headers = {**SCRAPE, **served.headers}
+                load = wrk(program, url, effort.seconds(SECONDS), CONNECTIONS, headers)
+                rates[name].append(load.per_second)
+                fast[name].append((cpu_seconds(served.pid) - before) / load.requests)
+            for name, cost in _slow_load(subjects, round(effort.seconds(SLOW_SECONDS) / INTERVAL)).items():
+                slow[name].append(cost)
+    work = f"{SERIES:,} user series, gzip"
+    return [
+        *_rate_rows(f"scrapes, {work}, {CONNECTIONS} connections", rates),
+        *_cpu_rows(f"CPU of a scrape, {work}, {CONNECTIONS} connections", fast),
+        *_cpu_rows(f"CPU of a scrape, {work}, every {INTERVAL} s", slow, CPU),
+    ]
 
 
 @contextlib.contextmanager
-def _started() -> Iterator[Field]:
+def _started() -> Iterator[dict[str, Served]]:
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        api = stack.enter_context(peers.simulator(directory, 1, USERS))
-        config = peers.write_config(directory, api, 1, {"top_users": {"count": USERS}})
-        exporter = peers.settled(stack.enter_context(peers.exporter(directory, config)), SERIES)
-        flag, password = _password(directory)
-        guarded = stack.enter_context(peers.exporter(directory, config, flag, headers=password))
-        field = Field({EXPORTER: exporter, GUARDED: peers.settled(guarded, SERIES)}, {})
-        page = Page.of("/metrics", ask(exporter.port, "/metrics"))
-        text = peers.families(ask(exporter.port, "/metrics", {}).body)
-        others = {
-            NGINX: peers.nginx(directory, [page]),
-            "Pushgateway": peers.pushgateway(directory, text),
-            "prometheus-client's server": peers.prometheus_client(directory, text),
-            "node_exporter's textfile": peers.node_exporter(directory, text),
-            "json_exporter": peers.json_exporter(directory, api),
+
+        def directory() -> Path:
+            return Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+        home = directory()
+        api = stack.enter_context(programs.simulator(home, 1, USERS))
+        config = programs.write_config(home / "config.yaml", api, 1, POLL)
+        exporter = programs.until_users(stack.enter_context(programs.exporter(home, config)), SERIES)
+        hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode()
+        (home / "web.yaml").write_text(f'basic_auth_users: {{{USER}: "{hashed}"}}\n')
+        flag = f"--web.config.file={home / 'web.yaml'}"
+        password = {"Authorization": f"Basic {base64.b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}"}
+        guarded = stack.enter_context(programs.exporter(home, config, flag))._replace(headers=password)
+        subjects = {EXPORTER: exporter, GUARDED: programs.until_users(guarded, SERIES)}
+        for name, (peer, _) in PEERS.items():
+            subjects[name] = stack.enter_context(peer(directory(), exporter.port))
+        yield subjects
+
+
+def _slow_load(subjects: dict[str, Served], scrapes: int) -> dict[str, float]:
+    """Return the CPU seconds of one scrape by subject, without what the subject does anyway."""
+    time.sleep(SETTLING)
+    start = {name: cpu_seconds(served.pid) for name, served in subjects.items()}
+    time.sleep(scrapes * INTERVAL)
+    idle = {name: cpu_seconds(served.pid) for name, served in subjects.items()}
+    with contextlib.ExitStack() as stack:
+        connections = {
+            name: stack.enter_context(
+                contextlib.closing(http.client.HTTPConnection(HOST, served.port, timeout=PATIENCE))
+            )
+            for name, served in subjects.items()
         }
-        for name, peer in others.items():
-            try:
-                field.running[name] = stack.enter_context(peer)
-            except Missing as missing:
-                field.missing[name] = str(missing)
-        yield field
+        begin = time.monotonic()
+        for number in range(scrapes * len(subjects)):
+            time.sleep(max(0.0, begin + number * INTERVAL / len(subjects) - time.monotonic()))
+            name = list(subjects)[number % len(subjects)]
+            connections[name].request("GET", "/metrics", headers={**SCRAPE, **subjects[name].headers})
+            answer = connections[name].getresponse()
+            answer.read()
+            if answer.status != programs.OK:
+                raise BadLoad(f"{name} answered {answer.status}")
+        time.sleep(max(0.0, begin + scrapes * INTERVAL - time.monotonic()))
+    end = {name: cpu_seconds(served.pid) for name, served in subjects.items()}
+    return {name: (end[name] - idle[name] - (idle[name] - start[name])) / scrapes for name in subjects}
 
 
-def _password(directory: Path) -> tuple[str, dict[str, str]]:
-    """Return the flag that asks for a password, and the header that has it."""
-    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode()
-    path = directory / "web.yaml"
-    path.write_text(f'basic_auth_users: {{{USER}: "{hashed}"}}\n')
-    encoded = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-    return f"--web.config.file={path}", {"Authorization": f"Basic {encoded}"}
+def _rate_rows(work: str, rates: Figures) -> list[Row]:
+    rows = [Row(work, EXPORTER, "scrapes/s", Spread.of(rates[EXPORTER]))]
+    cost = Ratio("exporter with passwords ÷ without", Spread.of_ratios(rates[GUARDED], rates[EXPORTER]))
+    rows.append(Row(work, GUARDED, "scrapes/s", Spread.of(rates[GUARDED]), cost))
+    for name, (_, target) in PEERS.items():
+        ratio = Ratio(f"exporter ÷ {name}", Spread.of_ratios(rates[EXPORTER], rates[name]))
+        rows.append(Row(work, name, "scrapes/s", Spread.of(rates[name]), ratio, target))
+    return rows
+
+
+def _cpu_rows(work: str, costs: Figures, target: Target | None = None) -> list[Row]:
+    return [
+        Row(
+            work,
+            name,
+            "ms of CPU",
+            Spread.of(MILLISECONDS * cost for cost in values),
+            target=target if name == EXPORTER else None,
+        )
+        for name, values in costs.items()
+    ]

@@ -1,4 +1,4 @@
-"""An exporter watched while it polls, and scraped as Prometheus does it."""
+"""An exporter watched while it polls: scraped as Prometheus does it, with its CPU and memory noted."""
 
 from __future__ import annotations
 
@@ -6,102 +6,94 @@ import contextlib
 import gzip
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.load import SCRAPE, BadLoad, ask, cpu_seconds, memory
+from bench.load import BadLoad, ask, cpu_seconds, memory
+from bench.programs import OK, secret, site_names
+from bench.report import Row, Spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from bench.peers import Served
+    from bench.programs import Served
+    from bench.report import Target
 
-SCRAPE_SECONDS = 15.0  # Prometheus' usual choice
-FIRST = 60.0  # seconds: the burst of all first polls, and what it brings with it
-LATE = "1.0"  # seconds, as the histogram's bucket has it
-TEXT = {"Accept": "text/plain"}
+SCRAPE_SECONDS = 15.0  # Prometheus' usual interval
+FIRST = 60.0  # seconds: the first poll of everything, and what it brings with it
+LATE = "1.0"  # seconds, a bucket of the histogram
+ENDPOINTS = ("/stats/payout", "/stats/history", "/user/top")
+MEBIBYTE = 1 << 20
 
 
-class Told(NamedTuple):
-    """What was so at a scrape: counted by the page, and CPU by the kernel, since the start."""
+class Totals(NamedTuple):
+    """Counters since the start: the page's own, and the kernel's CPU seconds."""
 
     seconds: float
-    cpu: float  # seconds
-    polls: dict[str, int]  # by endpoint
+    cpu: float
+    polls: int
     failures: int
-    restarts: int  # of loops that crashed
+    restarts: int  # of crashed poll loops
     delays: dict[str, int]  # polls by the histogram's upper bounds, each with those below
     samples: int  # on the page
 
     @property
     def late(self) -> int:
-        """How many polls began late."""
+        """How many polls were over a second late."""
         return self.delays["+Inf"] - self.delays[LATE]
 
 
 class Watched(NamedTuple):
-    """What the exporter did and took."""
+    """What an exporter did and took."""
 
-    first: Told  # when the first polls were over
-    last: Told
-    scrapes: list[float]  # seconds that each took, also one that was given up
-    resident: list[float]  # bytes, after each scrape
-    crowded: float  # bytes resident, with all four pages made
-    pages: list[int]  # bytes of text and OpenMetrics, each plain and gzip
-
-
-class _Scrape(NamedTuple):
-    begin: float  # seconds after the start
-    end: float
-    cpu: float  # seconds that the process has taken
-    resident: float  # bytes
-    zipped: bytes  # none where it took too long
+    first: Totals  # after the first polls
+    last: Totals
+    scrapes: list[float]  # seconds that each scrape took, also one that timed out
+    resident: list[float]  # bytes after each scrape
+    text: int  # bytes of the last page
+    zipped: int  # bytes of the same as gzip
 
 
-def watched(served: Served, start: float, seconds: float, user_series: int) -> Watched:
-    """Scrape an exporter that was started then, by the monotonic clock, for so long. Raises BadLoad.
+def warm(api: int, sites: int) -> None:
+    """Request everything of each site once: the simulated API computes a site's past at its first request."""
 
-    Pages are read when it is over: meanwhile the machine is the exporter's.
+    def request(name: str) -> bool:
+        query = f"?secret={secret(name)}"
+        return all(ask(api, f"{endpoint}{query}", {}).status == OK for endpoint in ENDPOINTS)
+
+    with ThreadPoolExecutor(4) as threads:
+        if not all(threads.map(request, site_names(sites))):
+            raise BadLoad("the simulated API did not answer")
+
+
+def watch(served: Served, start: float, seconds: float, user_series: int) -> Watched:
+    """Scrape until so long after `start`, a monotonic time. Raises BadLoad.
+
+    The pages are read afterwards, so that the exporter has the machine while it is watched.
     """
-    scrapes = list(_scrapes(served, start, seconds))
-    answered = [each for each in scrapes if each.zipped]
-    if not answered or gzip.decompress(answered[-1].zipped).count(b'user="') != user_series:
-        raise BadLoad("users are missing from the page")
-    first = [each for each in answered if each.begin <= FIRST + SCRAPE_SECONDS / 2] or answered
-    pages = _pages(served)
-    return Watched(
-        _told(first[-1]),
-        _told(answered[-1]),
-        [each.end - each.begin for each in scrapes],
-        [each.resident for each in scrapes],
-        memory(served.pid),
-        pages,
-    )
-
-
-def _scrapes(served: Served, start: float, seconds: float) -> Iterator[_Scrape]:
+    scrapes, resident, pages = [], [], []
     while (left := start + seconds - time.monotonic()) > 0:
         time.sleep(min(SCRAPE_SECONDS, left))
-        begin, zipped = time.monotonic(), b""
+        begin = time.monotonic()
         with contextlib.suppress(TimeoutError):
-            zipped = ask(served.port, served.path).body
-        end = time.monotonic()
-        yield _Scrape(begin - start, end - start, cpu_seconds(served.pid), memory(served.pid), zipped)
+            zipped = ask(served.port, "/metrics").body
+            pages.append((time.monotonic() - start, cpu_seconds(served.pid), zipped))
+        scrapes.append(time.monotonic() - begin)
+        resident.append(memory(served.pid))
+    early = [page for page in pages if page[0] <= FIRST + SCRAPE_SECONDS / 2] or pages
+    text = gzip.decompress(pages[-1][2]) if pages else b""
+    if text.count(b'user="') != user_series:
+        raise BadLoad("users are missing from the page")
+    return Watched(_totals(*early[-1]), _totals(*pages[-1]), scrapes, resident, len(text), len(pages[-1][2]))
 
 
-def _pages(served: Served) -> list[int]:
-    """Ask for the page in both formats, plain and gzip."""
-    codings: tuple[dict[str, str], ...] = ({}, {"Accept-Encoding": "gzip"})
-    forms = (TEXT, {"Accept": SCRAPE["Accept"]})
-    return [len(ask(served.port, served.path, form | coding).body) for form in forms for coding in codings]
-
-
-def _told(scrape: _Scrape) -> Told:
-    lines = gzip.decompress(scrape.zipped).split(b"\n")
-    return Told(
-        scrape.end,
-        scrape.cpu,
-        summed(lines, "cryptoloot_polls_total", "endpoint"),
-        sum(summed(lines, "cryptoloot_poll_failures_total", "endpoint").values()),
+def _totals(seconds: float, cpu: float, zipped: bytes) -> Totals:
+    lines = gzip.decompress(zipped).split(b"\n")
+    return Totals(
+        seconds,
+        cpu,
+        sum(summed(lines, "cryptoloot_polls_total").values()),
+        sum(summed(lines, "cryptoloot_poll_failures_total").values()),
         sum(summed(lines, "cryptoloot_exporter_loop_restarts_total").values()),
         summed(lines, "cryptoloot_poll_delay_seconds_bucket", "le"),
         sum(bool(line) and not line.startswith(b"#") for line in lines),
@@ -109,11 +101,25 @@ def _told(scrape: _Scrape) -> Told:
 
 
 def summed(lines: Iterable[bytes], name: str, label: str = "") -> dict[str, int]:
-    """Sum the samples of a counter by one of its labels, or under "" where it has none."""
-    begins, place = (f"{name}{{".encode(), f"{name} ".encode()), f'{label}="'.encode()
-    found: Counter[str] = Counter()
+    """Sum the samples of a metric by one of its labels, or all under "" without one."""
+    prefixes, place = (f"{name}{{".encode(), f"{name} ".encode()), f'{label}="'.encode()
+    sums: Counter[str] = Counter()
     for line in lines:
-        if line.startswith(begins):
+        if line.startswith(prefixes):
             series, _, value = line.rpartition(b" ")
-            found[series.partition(place)[2].partition(b'"')[0].decode()] += int(float(value))
-    return dict(found)
+            key = series.partition(place)[2].partition(b'"')[0].decode() if label else ""
+            sums[key] += int(float(value))
+    return dict(sums)
+
+
+def late_rows(work: str, watched: Watched, whole: Target | None, later: Target | None = None) -> list[Row]:
+    """Count the polls that were over a second late: of all, and of those after the first ones."""
+    last, since = watched.last, watched.last.late - watched.first.late
+    bound = next(bound for bound, count in last.delays.items() if count == last.delays["+Inf"])
+    faults = f"{last.failures:,} failures, {last.restarts:,} crashes"
+    note = f"{last.delays['+Inf']:,} polls, {faults}, none more than {bound} s late"
+    unit = "polls over 1 s late"
+    return [
+        Row(work, "exporter", unit, Spread.of([last.late]), target=whole, note=note),
+        Row(work, f"exporter, after the first {FIRST:.0f} s", unit, Spread.of([since]), target=later),
+    ]
