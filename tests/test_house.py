@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flags": set(),
     "app": {"api", "clock", "collectors", "config", "endpoint", "log", "pages", "polling", "web"},
     "backfill": {"api", "clock", "collectors", "pages"},
-    "web": {"clock", "collectors", "config", "endpoint", "pages", "api"},
+    "web": {"clock", "collectors", "config", "endpoint", "pages"},
     "polling": {"api", "clock", "collectors", "config", "endpoint"},
     "pages": {"clock", "collectors"},
     "collectors": {"api", "clock", "config", "endpoint"},

@@ -7,7 +7,6 @@ renders eight times slower; its bytes are what the property tests hold these fun
 from __future__ import annotations
 
 from enum import Enum
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from exporter.collectors.collector import Family, Metric
 
 GO_EXPONENT, PYTHON_EXPONENT = 1e6, 1e16  # from which on they write a float with one
-HEADERS = 256  # answers to headers that are remembered; scrapers have a handful
 _EXPONENTS = [f"e+{digits - 1:02}" for digits in range(17)]  # by digits before the point
 
 
@@ -30,63 +28,6 @@ class Format(Enum):
     def end(self) -> bytes:
         """What ends a page."""
         return b"# EOF\n" if self is Format.OPENMETRICS else b""
-
-
-@lru_cache(HEADERS)
-def negotiate(accept: str) -> Format:
-    """Choose the format an Accept header prefers by q-value (RFC 9110, 12.5.1); text when in doubt."""
-    quality = {Format.TEXT: (0, 0.0), Format.OPENMETRICS: (0, 0.0)}  # specificity of the best match, its q
-    for media, parameters, q in _ranges(accept):
-        for format_, specificity in _matches(media, parameters.get("version")):
-            quality[format_] = max(quality[format_], (specificity, q))
-    text, openmetrics = quality[Format.TEXT][1], quality[Format.OPENMETRICS][1]
-    return Format.OPENMETRICS if openmetrics > text else Format.TEXT
-
-
-@lru_cache(HEADERS)
-def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether an Accept-Encoding header takes gzip, and not rather identity (RFC 9110, 12.5.3)."""
-    quality: dict[str, float] = {}
-    for coding, _, q in _ranges(accept_encoding):
-        quality["gzip" if coding == "x-gzip" else coding] = q
-    gzip = quality.get("gzip", quality.get("*", 0.0))
-    return gzip > 0 and gzip >= quality.get("identity", 0.0)
-
-
-def _ranges(header: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
-    """Split a header into its ranges: lower-case name, parameters, q; those with a bad q are left out."""
-    for item in header.split(","):
-        name, *rest = item.split(";")
-        pairs = (part.partition("=") for part in rest)
-        parameters = {key.strip().lower(): value.strip().strip('"').lower() for key, _, value in pairs}
-        q = _quality(parameters.pop("q", "1"))
-        if name.strip() and q is not None:
-            yield name.strip().lower(), parameters, q
-
-
-def _quality(text: str) -> float | None:
-    try:
-        q = float(text)
-    except ValueError:
-        return None
-    return q if 0 <= q <= 1 else None
-
-
-def _matches(media: str, version: str | None) -> list[tuple[Format, int]]:
-    """Return the formats a media range takes, with how specific it is about them."""
-    match media:
-        case "application/openmetrics-text":
-            return [(Format.OPENMETRICS, 4)] if version in {None, "1.0.0"} else []
-        case "text/plain":
-            return [(Format.TEXT, 4)] if version in {None, "0.0.4"} else []
-        case "application/*":
-            return [(Format.OPENMETRICS, 3)]
-        case "text/*":
-            return [(Format.TEXT, 3)]
-        case "*/*":
-            return [(Format.TEXT, 2), (Format.OPENMETRICS, 1)]
-        case _:
-            return []
 
 
 def header(metric: Metric, format_: Format) -> bytes:

@@ -10,7 +10,7 @@ from exporter.pages.text import Format
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-HEADERS = 256  # results that are remembered; scrapers send a handful of headers
+PREFERENCES = 256  # results that are remembered; scrapers send a handful of headers
 # How specific a media range is about each format that it matches; of two that match, the higher one counts.
 SPECIFICITY: Mapping[str, Mapping[Format, int]] = {
     "application/openmetrics-text": {Format.OPENMETRICS: 4},
@@ -25,7 +25,12 @@ VERSIONS = {
 }  # where a range names another: no match
 
 
-@lru_cache(HEADERS)
+@lru_cache(PREFERENCES)
+def preferences(accept: bytes, accept_encoding: bytes) -> tuple[Format, bool]:
+    """Return the format that a scraper prefers, and whether it takes gzip."""
+    return negotiate(accept.decode("latin-1")), accepts_gzip(accept_encoding.decode("latin-1"))
+
+
 def negotiate(accept: str) -> Format:
     """Choose the format an Accept header prefers by q-value (RFC 9110, 12.5.1); text when in doubt."""
     quality = {Format.TEXT: (0, 0.0), Format.OPENMETRICS: (0, 0.0)}  # specificity of the best match, its q
@@ -38,7 +43,6 @@ def negotiate(accept: str) -> Format:
     return Format.OPENMETRICS if openmetrics > text else Format.TEXT
 
 
-@lru_cache(HEADERS)
 def accepts_gzip(accept_encoding: str) -> bool:
     """Whether an Accept-Encoding header takes gzip, and does not prefer identity (RFC 9110, 12.5.3)."""
     quality = {"gzip" if coding == "x-gzip" else coding: q for coding, _, q in _ranges(accept_encoding)}

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 from exporter.pages.text import Format
 from exporter.web import status
 from exporter.web.auth import Verdict
-from exporter.web.negotiation import accepts_gzip, negotiate
+from exporter.web.negotiation import preferences
 from exporter.web.status_cache import StatusCache
 
 if TYPE_CHECKING:
@@ -52,6 +52,12 @@ class Request(NamedTuple):
 
     scope: Mapping[str, Any]
     headers: Mapping[bytes, bytes]
+
+    def preferences(self) -> tuple[Format, bool]:
+        """Return the format that the client prefers, and whether it takes gzip."""
+        # They are cut before results are remembered: 16 KiB of somebody's header must not be kept.
+        accept, coding = self.headers.get(b"accept", b""), self.headers.get(b"accept-encoding", b"")
+        return preferences(accept[:HEADER_LENGTH], coding[:HEADER_LENGTH])
 
 
 class Response(NamedTuple):
@@ -110,8 +116,9 @@ class Web:
             (b"content-length", b"%d" % len(response.body)),
             *response.fields,
         ]
-        names = {name for name, _ in fields}
-        fields += [(name, value) for name, value in self.access.config.headers if name.lower() not in names]
+        if configured := self.access.config.headers:
+            names = {name for name, _ in fields}
+            fields += [(name, value) for name, value in configured if name.lower() not in names]
         return fields
 
 
@@ -128,14 +135,6 @@ def text(status_code: int, message: str, *fields: Field) -> Response:
     return Response(status_code, PLAIN, f"{message}\n".encode(), fields)
 
 
-def preferences(request: Request) -> tuple[Format, bool]:
-    """Return the format a scraper prefers, and whether it takes gzip."""
-    accept, coding = (request.headers.get(name, b"") for name in (b"accept", b"accept-encoding"))
-    # They are cut before their results are remembered: 16 KiB of somebody's header must not be kept.
-    format_ = negotiate(accept[:HEADER_LENGTH].decode("latin-1"))
-    return format_, accepts_gzip(coding[:HEADER_LENGTH].decode("latin-1"))
-
-
 def exposition(body: bytes, format_: Format, *, zipped: bool) -> Response:
     """Return the response to a scrape."""
     return Response(200, CONTENT_TYPES[format_], body, (VARY, GZIP) if zipped else (VARY,))
@@ -143,7 +142,7 @@ def exposition(body: bytes, format_: Format, *, zipped: bool) -> Response:
 
 async def metrics(web: Web, request: Request) -> Response:
     """Answer `/metrics`."""
-    format_, zipped = preferences(request)
+    format_, zipped = request.preferences()
     return exposition(await web.pages.metrics(format_, zipped=zipped), format_, zipped=zipped)
 
 
@@ -151,7 +150,7 @@ async def probe(web: Web, request: Request) -> Response:
     """Answer `/probe?target=SITE`."""
     if web.pages.on_metrics:
         return ALL_ON_METRICS
-    format_, zipped = preferences(request)
+    format_, zipped = request.preferences()
     targets = parse_qs(request.scope["query_string"].decode(errors="replace")).get("target", [])
     body = await web.pages.probe(targets[0], format_, zipped=zipped) if len(targets) == 1 else None
     if body is None:
@@ -215,7 +214,7 @@ async def status_response(
     web: Web, request: Request, content_type: bytes, write: Callable[[Any], bytes]
 ) -> Response:
     """Return what `write` makes of the status, compressed if the client takes it."""
-    _, zipped = preferences(request)
+    _, zipped = request.preferences()
     selection = status.parse_selection(request.scope["query_string"])
     body = await web.status_cache.body(selection, write, zipped=zipped)
     return Response(200, content_type, body, (*STATUS_FIELDS, *([GZIP] if zipped else [])))
