@@ -34,16 +34,12 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Graph | None:
     rows = [row for row in rows if row["synctime"] >= begin]
     peak = max(max(row["hashrate"], row["baseline"] or 0.0) for row in rows)
 
-    def steps(name: str, rows: Sequence[Mapping[str, Any]], *, closed: bool) -> str:
-        points = [((row["synctime"] - begin) / HOUR, row[name]) for row in rows if row[name] is not None]
-        return _steps(points, peak, closed=closed)
-
     settled = [row for row in rows if row["settled"]]
     midnight = -begin % DAY / HOUR
     return Graph(
-        settled=steps("hashrate", settled, closed=True),
-        filling=steps("hashrate", rows[len(settled) :], closed=True),
-        baseline=steps("baseline", rows, closed=False),
+        settled=_steps(settled, "hashrate", begin, peak),
+        filling=_steps(rows[len(settled) :], "hashrate", begin, peak),
+        baseline=_steps(rows, "baseline", begin, peak, closed=False),
         midnights="".join(f"M{_short(HOUR_WIDTH * (midnight + 24 * day))} 0V{HEIGHT}" for day in range(7)),
         peak=peak,
         first=rows[0]["synctime"],
@@ -51,16 +47,18 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Graph | None:
     )
 
 
-def _steps(points: Iterable[tuple[float, float]], peak: float, *, closed: bool) -> str:
-    """Return a path with a level for each hour, broken where hours are missing; closed, it is an area.
-
-    A point is hours from the left edge, and hashes per second.
-    """
+def _steps(
+    rows: Iterable[Mapping[str, Any]], name: str, begin: float, peak: float, *, closed: bool = True
+) -> str:
+    """Return a path with a level for each hour, broken where hours are missing; closed, it is an area."""
     end = f"V{HEIGHT}z" if closed else ""
     path = ""
     next_hour: float | None = None
-    for hour, value in points:
-        level = _short(HEIGHT - (HEIGHT - HEADROOM) * value / peak if peak else HEIGHT)
+    for row in rows:
+        if row[name] is None:
+            continue
+        hour = (row["synctime"] - begin) / HOUR
+        level = _short(HEIGHT - (HEIGHT - HEADROOM) * row[name] / peak if peak else HEIGHT)
         if hour != next_hour:
             path += f"{end if path else ''}M{_short(HOUR_WIDTH * hour)} {HEIGHT if closed else level}"
         path += f"V{level}h{HOUR_WIDTH}"

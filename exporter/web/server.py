@@ -101,7 +101,7 @@ class Protocol(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Abort the connection if its deadline has passed, or its client has stopped reading an answer."""
         before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
-        if not self._unsent or self._unsent < before:
+        if not self._unsent or self._unsent != before:  # growing is not stalling: writing pauses when full
             self._taken_at = now
         if now >= self._deadline or now - self._taken_at >= self._limits.stall_seconds:
             self.transport.abort()

@@ -14,11 +14,14 @@ from exporter.config import ConfigError
 from exporter.web.access import WebAccess
 from exporter.web.auth import Verdict
 from tests.conftest import VirtualTime, parsed, settle
+from tests.web.certificates import pki
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
     from typing import Any
+
+__all__ = ["pki"]  # the fixture
 
 HASH = bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
 OTHER = bcrypt.hashpw(b"other", bcrypt.gensalt(4)).decode()
