@@ -17,22 +17,24 @@ from msgspec import UNSET
 
 from exporter import flags
 from exporter.api.errors import PollError
-from exporter.collectors.metrics import CATALOGUE
+from exporter.collectors.collector import Expiry
 from exporter.config.schema import Section, unwrap
 from exporter.config.sections import ConfigFile
-from exporter.endpoint import Endpoint, Reason
+from exporter.endpoint import Reason
+from exporter.pages.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from exporter.collectors.metrics import Metric
+    from exporter.collectors.collector import Metric
 
 REPOSITORY = Path(__file__).parent.parent
 RULES = REPOSITORY / "alerts" / "cryptoloot.rules.yml"
 RUNBOOK = REPOSITORY / "docs" / "runbook.md"
 COMMANDS = ("run", "demo", "check", "backfill", "simulate", "health")
 SECRETS = ("secret_env", "secret_file", "secret")
-POLLED = "Polled and cached, not fetched on scrape"
+SOURCES = {"config": "Site", "polls": "Polls, by endpoint", "exporter": "The exporter"}  # all others are paths
+EXPIRIES = {Expiry.STALE: " **E**", Expiry.ROW: " **E, R**"}  # what _METRICS explains, in place of the HELP's
 RULER = re.compile(r" ?-{9,}.*")  # a heading in the rules file's comments
 
 
@@ -59,13 +61,22 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def metrics() -> str:
-    """Return the page of all metrics, by where they are from, in the order of a scrape."""
+    """Return the page of all metrics, by their source, in the order of a scrape."""
     sections: dict[str, list[Metric]] = {}
     for metric in CATALOGUE.values():
-        sections.setdefault(_source(metric), []).append(metric)
+        path, _, _ = metric.source.partition(" ")
+        sections.setdefault(SOURCES.get(path, f"From `{path}`"), []).append(metric)
     parts = [_METRICS]
-    for title, found in sections.items():
-        rows = [(f"`{each.name}`", each.type, ", ".join(each.labels), _short(each.help)) for each in found]
+    for title, listed in sections.items():
+        rows = [
+            (
+                f"`{metric.name}`",
+                metric.type,
+                ", ".join(metric.labels),
+                metric.help.removesuffix(metric.expiry.value) + EXPIRIES.get(metric.expiry, ""),
+            )
+            for metric in listed
+        ]
         parts.append(f"## {title}\n\n{table(('metric', 'type', 'labels', 'is'), rows)}")
     whys = {leaf.reason: leaf.__doc__ or "" for leaf in _leaves(PollError)}
     return "\n".join([*parts, _PROCESS, table(("reason", "is"), [(f"`{why}`", whys[why]) for why in Reason])])
@@ -76,28 +87,12 @@ def _leaves(parent: type[PollError]) -> Iterator[type[PollError]]:
     yield from (leaf for child in children for leaf in _leaves(child)) if children else (parent,)
 
 
-def _source(metric: Metric) -> str:
-    if "endpoint" in metric.labels and "site" in metric.labels:
-        return "Polls, by endpoint"
-    named = [endpoint for endpoint in Endpoint if endpoint in metric.help]
-    return f"From `{named[0]}`" if named else "Site" if "site" in metric.labels else "The exporter"
-
-
-def _short(text: str) -> str:
-    """Say once, above the tables, what all of them say."""
-    kept = text.replace(f" {POLLED}.", "").replace(f" {POLLED};", "")
-    expires = "absent when the last success is older than stale_after"
-    return kept.replace(f" {expires}, or the row than max_row_age.", " **E, R**").replace(
-        f" {expires}.", " **E**"
-    )
-
-
-_METRICS = f"""\
+_METRICS = """\
 # Metrics
 
-Written by `python -m docs` from the catalogue in [exporter/collectors/metrics.py](../exporter/collectors/metrics.py).
+Written by `python -m docs` from the catalogue in [exporter/pages/catalogue.py](../exporter/pages/catalogue.py).
 
-Values are the API's, in its units. {POLLED}; samples carry no timestamps. Amounts are in coins, and
+Values are the API's, in its units. Polled and cached, not fetched on scrape; samples carry no timestamps. Amounts are in coins, and
 `cryptoloot_site_info` says which. On `/probe` are the families with a `site` label, on `/metrics` all of them (with
 `web.sites_on_metrics: false` those without).
 

@@ -20,7 +20,7 @@ import yaml
 from exporter.api.answers import HistoryRow
 from exporter.clock import Now
 from exporter.collectors import history, metrics, snapshot
-from exporter.collectors.metrics import CATALOGUE
+from exporter.pages.catalogue import CATALOGUE
 from exporter.collectors.snapshot import Snapshot
 from exporter.endpoint import Endpoint
 from tests.conftest import REPOSITORY, parsed, required

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter.collectors.history import Meaning
-from exporter.collectors.metrics import CATALOGUE
+from exporter.collectors.history_rows import Meaning
+from exporter.pages.catalogue import CATALOGUE
 from exporter.endpoint import Endpoint, Reason
 from tests.alerting import ALERTS, GROUPS, RULES, catalogued, recorded, rules, scraped, uncommented
 from tests.conftest import REPOSITORY, required

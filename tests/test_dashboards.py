@@ -17,7 +17,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards import boards, panels
 from dashboards.__main__ import main, written
-from exporter.collectors.metrics import CATALOGUE, ExporterMetrics
+from exporter.pages.catalogue import CATALOGUE
+from exporter.pages.own import OwnMetrics
 from tests.alerting import catalogued, rules
 from tests.conftest import REPOSITORY, required
 
@@ -122,7 +123,7 @@ def process_metrics() -> set[str]:
     """Return the names that prometheus-client exports of every process."""
     return {
         sample.name
-        for family in ExporterMetrics("0", "0").registry.collect()
+        for family in OwnMetrics("0", "0").registry.collect()
         for sample in family.samples
         if sample.name.startswith(("process_", "python_"))
     }

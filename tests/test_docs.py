@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 
 from docs import generated
 from exporter import cli, config, flags
-from exporter.collectors.metrics import CATALOGUE
+from exporter.pages.catalogue import CATALOGUE
 from exporter.config import ConfigError, schema
 from exporter.config.problems import Problems
 from exporter.endpoint import Reason

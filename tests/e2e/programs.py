@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import exporter
 from exporter import simulator
-from exporter.collectors.metrics import SITE_METRICS
+from exporter.collectors.registry import SITE_METRICS
 from exporter.simulator import World
 from exporter.web.listening import address_of, listen
 from exporter.web.server import Server

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from exporter.backfill import EVERY, LOOKBACK, METRICS
-from exporter.collectors.history import DAY, HOUR, SETTLED_AFTER
+from exporter.collectors.history_rows import DAY, HOUR, SETTLED_AFTER
 from exporter.simulator import World
 from tests.conftest import required
 from tests.e2e.programs import (

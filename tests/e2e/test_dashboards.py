@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from exporter.collectors.history import HOUR, SETTLED_AFTER
+from exporter.collectors.history_rows import HOUR, SETTLED_AFTER
 from exporter.simulator import DAY
 from tests.conftest import SHARED
 from tests.e2e.programs import DEADLINE, ask, until

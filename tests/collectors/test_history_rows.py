@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.api.answers import HistoryRow
-from exporter.collectors.history import (
+from exporter.collectors.history_rows import (
     DAY,
     HOUR,
     Meaning,

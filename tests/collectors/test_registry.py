@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from exporter.api.answers import Payout
+from exporter.clock import NEVER
+from exporter.collectors import poll_metrics
+from exporter.collectors.collector import Expiry
+from exporter.collectors.payout import PAYOUT
+from exporter.collectors.registry import COLLECTORS, SECTIONS, SITE_METRICS, polled_endpoints, polls_visible
+from exporter.collectors.snapshot import Snapshot
+from tests.collectors.sites import EVERYTHING, NOW, a_site, families, later, polled, rows, with_rows
+
+SITE = a_site(**EVERYTHING)
+
+
+def test_what_is_one_collectors_is_no_others() -> None:
+    """A metric, an endpoint and a name belong to one collector each."""
+    endpoints = [endpoint for collector in COLLECTORS for endpoint in collector.endpoints]
+
+    assert {1} == set(Counter(metric.name for metric in SITE_METRICS).values())
+    assert {1} == set(Counter(endpoints).values())
+    assert len(COLLECTORS) == len({collector.name for collector in COLLECTORS})
+
+
+def test_a_site_has_the_metrics_of_all() -> None:
+    """In the order of a scrape: collector by collector, and last what is about polls."""
+    expected = [metric for collector in COLLECTORS for metric in collector.metrics]
+
+    assert [*expected, *poll_metrics.METRICS] == list(SITE_METRICS)
+
+
+def test_every_help_says_where_a_value_is_from() -> None:
+    """Metrics of a collector name the API's endpoint, and that values are polled and cached."""
+    for collector in COLLECTORS:
+        for metric in collector.metrics:
+            path, field = metric.source.split()
+
+            assert path in collector.endpoints, metric.name
+            assert path in metric.help, metric.name
+            assert re.fullmatch(r"\w+", field), metric.name
+            assert "Polled and cached" in metric.help, metric.name
+
+
+def test_every_help_says_when_it_expires() -> None:
+    """In the words of its expiry, and in no others; only what is config says nothing."""
+    for metric in SITE_METRICS:
+        others = {expiry for expiry in Expiry if expiry.value and expiry.value in metric.help}
+
+        assert metric.help.endswith(metric.expiry.value)
+        assert others == ({metric.expiry} if metric.expiry.value else set())
+
+
+def test_endpoints_are_in_one_order() -> None:
+    """The second endpoint of a collector comes after the first ones of all."""
+    assert ["/stats/payout", "/stats/history", "/user/top", "/user/list", "/user/balance"] == [
+        endpoint for _, endpoint, _ in polled_endpoints(SITE)
+    ]
+    assert ["/stats/payout", "/stats/history", "/user/top"] == [e for _, e, _ in polled_endpoints(a_site())]
+
+
+def test_an_endpoint_comes_with_its_collector_and_how_it_is_polled() -> None:
+    """What a poll loop needs to know."""
+    for collector, endpoint, poll in polled_endpoints(SITE):
+        assert collector.polls(SITE)[endpoint] is poll
+
+
+def test_each_family_is_exported_once() -> None:
+    """Pages have one place for each metric of a site: a second family of the same would be lost."""
+    snapshot = polled(with_rows(Snapshot(), SITE, rows(168)), SITE, PAYOUT, Payout(1, 2, 3, 4, 5))
+    names = [family.metric.name for family in families(SITE, snapshot)]
+
+    assert len(names) == len(set(names))
+    assert [metric.name for metric in SITE_METRICS if metric.name in names] == names
+
+
+def test_views_are_equal_while_the_page_is() -> None:
+    """A view does not change between two moments at which the page is the same."""
+    snapshot = polled(with_rows(Snapshot(), SITE, rows(100)), SITE, PAYOUT, Payout(1, 2, 3, 4, 5))
+
+    for section in SECTIONS:
+        assert section.visible(SITE, snapshot, NOW).view == section.visible(SITE, snapshot, later(1)).view
+
+
+@pytest.mark.parametrize("seconds", [0, 1e6])
+def test_nothing_about_polls_expires(seconds: float) -> None:
+    """The record of polls stays, however long ago the last one was."""
+    snapshot = polled(Snapshot(), SITE, PAYOUT, Payout(1, 2, 3, 4, 5))
+    view, until, stale = polls_visible(SITE, snapshot, later(seconds))
+
+    assert (NEVER, frozenset()) == (until, stale)
+    assert polls_visible(SITE, snapshot, NOW).view == view
