@@ -23,6 +23,9 @@ from exporter.config import ConfigError
 from exporter.config.secret import Secret
 from exporter.web import config_file
 from exporter.web.config_file import BadWebConfig, Tls, WebConfig
+from tests.web.certificates import pki
+
+__all__ = ["pki"]  # the fixture
 
 DATA = Path(__file__).parent.parent / "data" / "web"
 SAME, DIFFERS, OWN = (sorted((DATA / folder).glob("*.yaml")) for folder in ("same", "differs", "own"))
