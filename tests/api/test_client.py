@@ -481,7 +481,7 @@ def test_any_answer_is_a_value_or_a_poll_error(
     assert not isinstance(result, PollError) or leaks(result) == []
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)  # over a real socket: how long it takes is the machine's matter
 @given(st.binary(max_size=300), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", message()[:40]]))
 def test_any_bytes_on_the_wire_are_a_value_or_a_poll_error(data: bytes, start: bytes) -> None:
     """The same for bytes that need not even be HTTP."""
