@@ -103,7 +103,7 @@ def test_a_handshake_that_hangs_leaves_nothing_open() -> None:
     async def play() -> tuple[Any, list[bool]]:
         async with (
             Server(Reply((), "hang"), hasty=True) as server,
-            calling(f"https://127.0.0.1:{server.port}", **SHORT) as client,
+            calling(f"https://127.0.0.1:{server.port}", timeout="1s") as client,
         ):
             error = await outcome(client)
             await asyncio.sleep(0.1)
