@@ -6,9 +6,10 @@ scrapes included. Memory is read after each scrape.
 
 A ticker on the exporter's own event loop wakes up every 5 ms, which takes some 0.6 % of a core. The longest
 time between two of its ticks is the longest stall, with up to 5 ms before it: as long may a scrape or a poll
-wait for anything else in the process, such as rendering, decoding or a full garbage collection. The start
-ends after the first minute, and has the first poll of everything. Last, the 2,500 sites are reloaded twice:
-the first time nothing has changed, the second time every site's `/user/top` has another `count`.
+wait for anything else in the process, such as rendering, decoding or a full garbage collection. The machine
+too may have given the exporter no processor; the notes have the loop's own CPU in a stall. The start ends
+after the first minute, and has the first poll of everything. Last, the 2,500 sites are reloaded twice: the
+first time nothing has changed, the second time every site's `/user/top` has another `count`.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Event(NamedTuple):
     kind: str
     end: float
     seconds: float
+    cpu: float  # seconds of the event loop's thread in this time
 
 
 def measure(effort: Effort) -> list[Row]:
@@ -84,24 +86,23 @@ def _reload(served: Served) -> float:
 def parse(text: str) -> list[Event]:
     """Read what `bench.ticking` wrote, without a last line that it did not complete."""
     lines = [line.split() for line in text.split("\n")[:-1]]
-    return [Event(kind, float(end), float(seconds)) for kind, end, seconds in lines]
+    return [Event(kind, *map(float, figures)) for kind, *figures in lines]
 
 
 def stall_rows(work: str, phases: list[tuple[str, float]], events: list[Event], target: Target) -> list[Row]:
     """Return the longest stall of each phase, but of the last, which is only the end of the others."""
     rows = []
     for (phase, begin), (_, end) in pairwise(phases):
-        stalls, collections = (
-            [
-                MILLISECONDS * event.seconds
-                for event in events
-                if event.kind == kind and begin <= event.end < end
-            ]
-            for kind in ("stall", "collection")
+        within = [event for event in events if begin <= event.end < end]
+        stalls = [event for event in within if event.kind == "stall"]
+        collections = [event.seconds for event in within if event.kind == "collection"]
+        busiest = MILLISECONDS * max((event.cpu for event in stalls), default=0)
+        slowest = MILLISECONDS * max(collections, default=0)
+        note = (
+            f"{end - begin:.0f} s; at most {busiest:.0f} ms of the loop's own CPU in a stall; "
+            f"{len(collections)} full garbage collections of at most {slowest:.0f} ms"
         )
-        full = f"{len(collections)} full garbage collections of at most {max(collections, default=0):.0f} ms"
-        note = f"{end - begin:.0f} s, {full}"
-        spread = Spread.of([max(stalls, default=0)])
+        spread = Spread.of([MILLISECONDS * max((event.seconds for event in stalls), default=0)])
         rows.append(Row(work, phase, "ms, the longest stall", spread, target=target, note=note))
     return rows
 

@@ -1,8 +1,9 @@
 """The exporter with a ticker on its event loop. Run as `python -m bench.ticking FILE ARGUMENT...`.
 
-It is the program's own command line with these arguments. Each time that the ticker's next tick comes late,
-the file gets a line with the monotonic time and the time since the tick before, in seconds: `stall 1234.5
-0.012`. For each full garbage collection it gets `collection 1234.5 0.040`.
+It is the program's own command line with these arguments. Each time that a tick comes late, the file gets a
+line with the monotonic time, the time since the tick before, and how much of that the loop's thread had a
+processor, in seconds: `stall 1234.5 0.012 0.010`. For each full garbage collection it gets `collection`, the
+time when it ended, and twice how long it took.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ FULL = 2  # the garbage collector's oldest generation
 
 def tick(loop: uvloop.Loop, output: TextIO) -> None:
     """Tick from the moment on that the loop runs."""
-    before = time.monotonic()
+    before, cpu_before = time.monotonic(), time.thread_time()
 
     def wake() -> None:
-        nonlocal before
-        now = time.monotonic()
+        nonlocal before, cpu_before
+        now, cpu = time.monotonic(), time.thread_time()
         if now - before > NOTED:
-            output.write(f"stall {now} {now - before}\n")
-        before = now
+            output.write(f"stall {now} {now - before} {cpu - cpu_before}\n")
+        before, cpu_before = now, cpu
         loop.call_later(TICK, wake)
 
     wake()
@@ -49,7 +50,8 @@ def note_collections(output: TextIO) -> None:
         if info["generation"] == FULL and phase == "start":
             begin = time.monotonic()
         elif info["generation"] == FULL:
-            output.write(f"collection {time.monotonic()} {time.monotonic() - begin}\n")
+            now = time.monotonic()
+            output.write(f"collection {now} {now - begin} {now - begin}\n")
 
     gc.callbacks.append(note)
 
