@@ -33,7 +33,11 @@ RULES = REPOSITORY / "alerts" / "cryptoloot.rules.yml"
 RUNBOOK = REPOSITORY / "docs" / "runbook.md"
 COMMANDS = ("run", "demo", "check", "backfill", "simulate", "health")
 SECRETS = ("secret_env", "secret_file", "secret")
-SOURCES = {"config": "Site", "polls": "Polls, by endpoint", "exporter": "The exporter"}  # all others are paths
+SOURCES = {
+    "config": "Site",
+    "polls": "Polls, by endpoint",
+    "exporter": "The exporter",
+}  # all others are paths
 EXPIRIES = {Expiry.STALE: " **E**", Expiry.ROW: " **E, R**"}  # what _METRICS explains, in place of the HELP's
 RULER = re.compile(r" ?-{9,}.*")  # a heading in the rules file's comments
 

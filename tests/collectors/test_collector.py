@@ -90,7 +90,7 @@ def names(collector: Collector[Any, Any], site: Site, state: Any, now: Now) -> s
     return {family.metric.name for family in families(collector, site, state, now) if family.values}
 
 
-FULL = {
+FULL: dict[Endpoint, list[Any]] = {
     PAYOUT: [Payout(1, 2, 3, 4, 5)],
     HISTORY: [Entries(rows(168))],
     TOP_USERS: [
@@ -316,7 +316,7 @@ def test_without_a_reading_nothing_is_current() -> None:
 
 
 def test_the_next_moment_comes_a_little_early() -> None:
-    """The first that is not past; one that is just past, within the rounding of floats, is looked at again."""
+    """The first that is not past; one just past, within the rounding of floats, is looked at again."""
     assert 20 - ROUNDING == next_moment([30, 10, 20], 15)
     assert 15 - ROUNDING == next_moment([15], 15 + ROUNDING / 2)
     assert float("inf") == next_moment([10], 15) == next_moment([], 15)

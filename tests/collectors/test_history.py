@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from exporter.api.answers import Entries, HistoryRow, decode_history
@@ -10,7 +12,6 @@ from exporter.collectors.history import HISTORY, HistoryView
 from exporter.collectors.history_rows import Meaning
 from exporter.collectors.registry import HISTORY_COLLECTOR
 from exporter.collectors.snapshot import Snapshot
-from exporter.config import Site
 from tests.collectors.sites import (
     HOUR,
     LAST_HOUR,
@@ -23,6 +24,9 @@ from tests.collectors.sites import (
     step,
     with_rows,
 )
+
+if TYPE_CHECKING:
+    from exporter.config import Site
 
 SITE = a_site()
 PATIENT = a_site(poll={"history": {"stale_after": "99h"}})  # only the age of rows removes anything
