@@ -17,7 +17,7 @@ from msgspec import UNSET
 
 from exporter import flags
 from exporter.api.errors import PollError
-from exporter.collectors.collector import Expiry
+from exporter.collectors.metric import Expiry
 from exporter.config.schema import Section, unwrap
 from exporter.config.sections import ConfigFile
 from exporter.endpoint import Reason
@@ -26,7 +26,7 @@ from exporter.pages.catalogue import CATALOGUE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from exporter.collectors.collector import Metric
+    from exporter.collectors.metric import Metric
 
 REPOSITORY = Path(__file__).parent.parent
 RULES = REPOSITORY / "alerts" / "cryptoloot.rules.yml"

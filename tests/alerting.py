@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.api.answers import User
-    from exporter.collectors.collector import Family, Metric
+    from exporter.collectors.metric import Family, Metric
     from exporter.config import Site as SiteConfig
 
 ALERTS = REPOSITORY / "alerts"

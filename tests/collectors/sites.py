@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from exporter.api.client import Request
     from exporter.api.errors import PollError
-    from exporter.collectors.collector import Collector, Family, Step
+    from exporter.collectors.collector import Collector, Step
+    from exporter.collectors.metric import Family
     from exporter.collectors.snapshot import Snapshot
     from exporter.config import Site
     from exporter.endpoint import Endpoint, Reason

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from exporter.api.answers import Entries, HistoryRow, Payout, User
 from exporter.clock import NEVER, Now
 from exporter.collectors.all_users import ALL_USERS, Sums
-from exporter.collectors.collector import ROUNDING, Expiry, Family, MetricList, Reading, next_moment
+from exporter.collectors.collector import ROUNDING, Reading, next_moment
 from exporter.collectors.history import HISTORY
+from exporter.collectors.metric import Expiry, Family, MetricList
 from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import COLLECTORS, PAYOUT_COLLECTOR
 from exporter.collectors.users import BALANCES, TOP_USERS, WatchedAnswer

@@ -244,7 +244,8 @@ def test_the_endpoint_is_stale_without_a_current_recent_answer() -> None:
 @pytest.mark.parametrize(
     ("hours", "until"),
     [
-        ([-2, -1, 0], 75 * 60),  # the newest row settles before any row is too old
+        ([-2, -1, 0], 15 * 60),  # the row of the last hour settles
+        ([-2, 0], 75 * 60),  # the newest row settles before any row is too old
         ([-3, 0], 1 * HOUR),  # the settled row is too old before the newest one settles
         ([-5, 0], 75 * 60),  # the settled row is too old already
         ([-2], 2 * HOUR),
