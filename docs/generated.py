@@ -17,7 +17,7 @@ from msgspec import UNSET
 
 from exporter import flags
 from exporter.api.errors import PollError
-from exporter.collectors.collector import Expiry
+from exporter.collectors.metric import Expiry
 from exporter.config.schema import Section, unwrap
 from exporter.config.sections import ConfigFile
 from exporter.endpoint import Reason
@@ -26,14 +26,18 @@ from exporter.pages.catalogue import CATALOGUE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from exporter.collectors.collector import Metric
+    from exporter.collectors.metric import Metric
 
 REPOSITORY = Path(__file__).parent.parent
 RULES = REPOSITORY / "alerts" / "cryptoloot.rules.yml"
 RUNBOOK = REPOSITORY / "docs" / "runbook.md"
 COMMANDS = ("run", "demo", "check", "backfill", "simulate", "health")
 SECRETS = ("secret_env", "secret_file", "secret")
-SOURCES = {"config": "Site", "polls": "Polls, by endpoint", "exporter": "The exporter"}  # all others are paths
+SOURCES = {
+    "config": "Site",
+    "polls": "Polls, by endpoint",
+    "exporter": "The exporter",
+}  # all others are paths
 EXPIRIES = {Expiry.STALE: " **E**", Expiry.ROW: " **E, R**"}  # what _METRICS explains, in place of the HELP's
 RULER = re.compile(r" ?-{9,}.*")  # a heading in the rules file's comments
 

@@ -11,26 +11,30 @@ import json
 import re
 import subprocess
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from exporter.api.answers import HistoryRow
+from exporter.api.answers import Entries, HistoryRow
 from exporter.clock import Now
-from exporter.collectors import history, metrics, snapshot
-from exporter.pages.catalogue import CATALOGUE
+from exporter.collectors.history import HISTORY
+from exporter.collectors.history_rows import HOUR
 from exporter.collectors.snapshot import Snapshot
-from exporter.endpoint import Endpoint
-from tests.conftest import REPOSITORY, parsed, required
+from exporter.collectors.users import TOP_USERS
+from exporter.endpoint import Reason
+from exporter.pages.catalogue import CATALOGUE
+from tests.collectors.sites import a_site, failed, families, polled, with_rows
+from tests.conftest import REPOSITORY, required
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from exporter.api.answers import User
-    from exporter.collectors.metrics import Family, Metric
+    from exporter.collectors.metric import Family, Metric
+    from exporter.config import Site as SiteConfig
 
 ALERTS = REPOSITORY / "alerts"
 RULES = ALERTS / "cryptoloot.rules.yml"
@@ -38,7 +42,6 @@ GROUPS = ["cryptoloot-recordings", "cryptoloot-alerts"]
 STEP = 1200  # seconds between samples of hourly data: the widest that every offset of the rules fits
 WEEK_ROWS = 168  # that the API remembers
 STALE = "stale"  # promtool's word for the marker that a lost scrape leaves
-POLL_INTERVAL = 300  # of the history
 FOUND = re.compile(r"time: (\w+),\s+exp: nil\s+got: (.*)")
 LABELS = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 SECONDS = {"y": 31_536_000, "w": 604_800, "d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -107,32 +110,27 @@ class Site:
 
     def answer(self, now: float) -> list[HistoryRow]:
         """Return the rows of `/stats/history`, zero-filled by nobody."""
-        newest = int(min(now, self.frozen) // history.HOUR)
+        newest = int(min(now, self.frozen) // HOUR)
         hours = range(newest - WEEK_ROWS + 1, newest + 1)
         return [self.rows[hour] for hour in hours if hour in self.rows]
 
     @cached_property
     def rows(self) -> dict[int, HistoryRow]:
         """Return the rows of all hours."""
-        return {
-            hour: HistoryRow(hour * history.HOUR, rate * history.HOUR, rate)
-            for hour, rate in self.rates.items()
-        }
+        return {hour: HistoryRow(hour * HOUR, rate * HOUR, rate) for hour, rate in self.rates.items()}
 
 
 def _pages(site: Site, steps: range, step: int) -> Iterator[tuple[int, Site, list[Family] | None] | None]:
     """Return what a scrape at each step finds, after a poll; no page where the scrape is lost."""
-    config = parsed()
-    subject = replace(metrics.subject(config, config.sites[0]), name=site.name)
-    known = Snapshot()
+    config = a_site(site.name)
+    snapshot = Snapshot()
     for index in steps:
         now = Now(float(index * step), float(index * step))
         if now.wall < site.known:
             yield None
             continue
-        known = Snapshot() if index in site.restarts else known
-        known = polled(known, site, now)
-        yield index, site, None if index in site.lost else metrics.site_families(subject, known, now)
+        snapshot = after_polls(Snapshot() if index in site.restarts else snapshot, config, site, now)
+        yield index, site, None if index in site.lost else families(config, snapshot, now)
 
 
 def together(
@@ -143,17 +141,13 @@ def together(
         yield from (found for found in moment if found is not None)
 
 
-def polled(known: Snapshot, site: Site, now: Now) -> Snapshot:
+def after_polls(snapshot: Snapshot, config: SiteConfig, site: Site, now: Now) -> Snapshot:
     """Poll the history, and the users where there are any."""
-    due = now.wall + POLL_INTERVAL
     if site.users is not None:
-        known = snapshot.with_top_users(known, site.users(now.wall), now)
-        known = snapshot.succeeded(known, Endpoint.TOP_USERS, at=now.wall, rejected=0, next_poll=due)
+        snapshot = polled(snapshot, config, TOP_USERS, Entries(site.users(now.wall)), now)
     if int(now.wall) in site.failing:
-        return snapshot.failed(known, Endpoint.HISTORY, at=now.wall, reason="timeout", next_poll=due)
-    rows, _ = history.tidy(site.answer(now.wall), now.wall)
-    known = snapshot.with_history(known, rows, history.Meaning.HOURLY, now)
-    return snapshot.succeeded(known, Endpoint.HISTORY, at=now.wall, rejected=0, next_poll=due)
+        return failed(snapshot, HISTORY, Reason.TIMEOUT, now)
+    return with_rows(snapshot, config, site.answer(now.wall), now)
 
 
 # --------------------------------------------------------------------------------------------------- promtool

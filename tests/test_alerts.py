@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from exporter.collectors.history_rows import Meaning
+from exporter.collectors.registry import COLLECTORS
+from exporter.endpoint import Reason
 from exporter.pages.catalogue import CATALOGUE
-from exporter.endpoint import Endpoint, Reason
 from tests.alerting import ALERTS, GROUPS, RULES, catalogued, recorded, rules, scraped, uncommented
 from tests.conftest import REPOSITORY, required
 
@@ -31,7 +32,11 @@ PAGING = {
     "CryptolootHashrateDropCritical",
 }
 TARGET = {"job", "instance"}  # what Prometheus adds to every sample
-VALUES: dict[str, set[str]] = {"endpoint": {*Endpoint}, "reason": {*Reason}, "mode": {*Meaning}}
+VALUES: dict[str, set[str]] = {
+    "endpoint": {endpoint for collector in COLLECTORS for endpoint in collector.endpoints},
+    "reason": {*Reason},
+    "mode": {*Meaning},
+}
 SELECTOR = re.compile(r"(?<![\w:])(cryptoloot_\w+)(?![\w:])(?:\{(.*?)\})?")
 MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"(.*?)"')
 GROUPING = re.compile(r"\b(?:by|on|without|ignoring|group_left|group_right) \(([^)]*)\)")

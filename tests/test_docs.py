@@ -19,10 +19,10 @@ from jsonschema import Draft202012Validator
 
 from docs import generated
 from exporter import cli, config, flags
-from exporter.pages.catalogue import CATALOGUE
 from exporter.config import ConfigError, schema
 from exporter.config.problems import Problems
 from exporter.endpoint import Reason
+from exporter.pages.catalogue import CATALOGUE
 from exporter.web import config_file
 from exporter.web.routes import ROUTES
 from tests.alerting import rules

@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from exporter.api.answers import decode_user_page
 from exporter.api.client import Request
 from exporter.api.errors import InvalidPage, InvalidResponse, TooLarge
-from exporter.collectors.collector import (
-    Collector,
-    Family,
-    MetricList,
-    Reading,
-    Step,
-    Traits,
-    Visible,
-)
+from exporter.collectors.collector import Collector, Reading, Step, Traits, Visible
+from exporter.collectors.metric import Family, MetricList
 from exporter.endpoint import Endpoint, Reason
 
 if TYPE_CHECKING:

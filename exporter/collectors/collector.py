@@ -8,17 +8,16 @@ and the docs know collectors only through this interface.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from enum import Enum
-from itertools import repeat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from exporter.clock import NEVER, Now
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from exporter.api.client import Request
+    from exporter.collectors.metric import Family, Metric
     from exporter.config import Poll, Site
     from exporter.endpoint import Endpoint, Reason
 
@@ -28,73 +27,6 @@ State = TypeVar("State")
 View = TypeVar("View")
 
 ROUNDING = 0.001  # seconds: sums of floats are rounded, so a moment is looked at a little before it comes
-
-
-class Expiry(Enum):
-    """When a metric's samples are removed, as every HELP says it: a reader has nothing else at hand."""
-
-    CONFIG = ""  # not polled at all
-    NEVER = " Polled and cached, not fetched on scrape."
-    STALE = (
-        " Polled and cached, not fetched on scrape; absent when the last success is older than stale_after."
-    )
-    ROW = (
-        " Polled and cached, not fetched on scrape; absent when the last success is older than stale_after, "
-        "or the row than max_row_age."
-    )
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One family: its name as scraped, its type, its labels in the samples' order, its HELP, its source.
-
-    `source` is the API's path and field, or `config`, `polls`, `exporter`.
-    """
-
-    name: str
-    type: str
-    labels: tuple[str, ...]
-    help: str
-    source: str
-    expiry: Expiry
-
-
-class MetricList(list[Metric]):
-    """The metrics of a site that a module defines, in the order of their definition."""
-
-    def gauge(
-        self, name: str, text: str, source: str, expiry: Expiry = Expiry.STALE, labels: str = ""
-    ) -> Metric:
-        """Define the gauge `cryptoloot_NAME`; `labels` are those beside the site, separated by blanks."""
-        names = tuple(sorted(f"site {labels}".split()))
-        self.append(Metric(f"cryptoloot_{name}", "gauge", names, f"{text}{expiry.value}", source, expiry))
-        return self[-1]
-
-    def counter(
-        self, name: str, text: str, source: str, expiry: Expiry = Expiry.STALE, labels: str = ""
-    ) -> Metric:
-        """Define the counter `cryptoloot_NAME_total`, as `gauge`."""
-        metric = self.gauge(f"{name}_total", text, source, expiry, labels)
-        self[-1] = replace(metric, type="counter")
-        return self[-1]
-
-
-class Family(NamedTuple):
-    """A metric and its samples in columns: for each label one value for all samples, or a list of values."""
-
-    metric: Metric
-    labels: tuple[str | Sequence[str], ...]
-    values: Sequence[float]
-
-    @classmethod
-    def single(cls, metric: Metric, site: Site, value: float) -> Family:
-        """Return the family of one sample, whose only label is the site."""
-        return cls(metric, (site.name,), [float(value)])
-
-    def samples(self) -> Iterator[tuple[tuple[str, ...], float]]:
-        """Yield each sample: its label values, and its value."""
-        columns = [repeat(column) if isinstance(column, str) else column for column in self.labels]
-        return zip(zip(*columns, strict=False), self.values, strict=False)
 
 
 @dataclass(frozen=True)

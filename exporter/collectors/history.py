@@ -10,19 +10,9 @@ from exporter.api.answers import History, HistoryRow, decode_history
 from exporter.api.client import Request
 from exporter.clock import Now
 from exporter.collectors import history_rows
-from exporter.collectors.collector import (
-    Collector,
-    Expiry,
-    Family,
-    LogLine,
-    MetricList,
-    Reading,
-    Step,
-    Traits,
-    Visible,
-    next_moment,
-)
+from exporter.collectors.collector import Collector, LogLine, Reading, Step, Traits, Visible, next_moment
 from exporter.collectors.history_rows import BASELINE_SAMPLES, SETTLED_AFTER, Meaning
+from exporter.collectors.metric import Expiry, Family, MetricList
 from exporter.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -223,8 +213,8 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
         if len(peers) >= BASELINE_SAMPLES:
             yield Family.single(BASELINE, site, median(peers))
         for metric, hashes in (
-            (ROW_HASHES, history_rows.row_hashes(settled, view.meaning)),
-            (DAY_HASHES, history_rows.day_hashes(settled, view.meaning)),
+            (ROW_HASHES, history_rows.window_hashes(settled, view.meaning, 1)),
+            (DAY_HASHES, history_rows.window_hashes(settled, view.meaning, 24)),
             (WEEK_HASHES, history_rows.week_hashes(settled, view.meaning)),
         ):
             if hashes is not None:

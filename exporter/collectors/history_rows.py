@@ -98,24 +98,14 @@ def telling(settled: Iterable[HistoryRow]) -> bool:
     return any(row.hashes and row.hashrate for row in settled)
 
 
-def row_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
-    """Hashes in the newest row's hour; None when the rows at hand do not tell."""
+def window_hashes(settled: Sequence[HistoryRow], means: Meaning, hours: int) -> float | None:
+    """Hashes in the last rows, as many as `hours` or fewer; None when the rows at hand do not tell."""
     if not settled or means is Meaning.UNKNOWN:
         return None
     if means is Meaning.HOURLY:
-        return settled[-1].hashes
-    pairs = _successive(settled[-2:])
-    return max(0.0, pairs[0][1].hashes - pairs[0][0].hashes) if pairs else None
-
-
-def day_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
-    """Hashes in the last 24 rows or fewer; None when the rows do not tell."""
-    if not settled or means is Meaning.UNKNOWN:
-        return None
-    if means is Meaning.HOURLY:
-        return sum(row.hashes for row in settled[-24:])
-    # The oldest of the 24 has its hour's hashes from the row before it.
-    differences = [max(0.0, b.hashes - a.hashes) for a, b in _successive(settled[-25:])]
+        return sum(row.hashes for row in settled[-hours:])
+    # The oldest row of the window has its hour's hashes from the row before it.
+    differences = [max(0.0, b.hashes - a.hashes) for a, b in _successive(settled[-hours - 1 :])]
     return sum(differences) if differences else None
 
 

@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.api.answers import Payout, decode_payout
 from exporter.api.client import Request
-from exporter.collectors.collector import (
-    Collector,
-    Expiry,
-    Family,
-    MetricList,
-    Reading,
-    Step,
-    Traits,
-    Visible,
-)
+from exporter.collectors.collector import Collector, Reading, Step, Traits, Visible
+from exporter.collectors.metric import Expiry, Family, MetricList
 from exporter.endpoint import Endpoint
 
 if TYPE_CHECKING:

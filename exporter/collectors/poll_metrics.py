@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.collectors.collector import Expiry, Family, Metric, MetricList, Traits
+from exporter.collectors.metric import Expiry, Family, Metric, MetricList
 from exporter.endpoint import COMMON_REASONS, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from exporter.collectors.collector import Traits
     from exporter.collectors.snapshot import PollRecord
     from exporter.config import Poll, Site
     from exporter.endpoint import Endpoint

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from exporter.clock import Now
-    from exporter.collectors.collector import Collector, Family
+    from exporter.collectors.collector import Collector
+    from exporter.collectors.metric import Family
     from exporter.collectors.snapshot import Snapshot
     from exporter.config import Poll, Site
     from exporter.endpoint import Endpoint

@@ -5,6 +5,7 @@ Both endpoints answer for the same users, so they share the totals: a user of bo
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,17 +15,8 @@ from msgspec import Struct
 from exporter.api.answers import Entries, User, Users, decode_balance, decode_top_users
 from exporter.api.client import Request
 from exporter.api.errors import MissingInput, PollError, UnknownUser, UserRefused
-from exporter.collectors.collector import (
-    Collector,
-    Expiry,
-    Family,
-    LogLine,
-    MetricList,
-    Reading,
-    Step,
-    Traits,
-    Visible,
-)
+from exporter.collectors.collector import Collector, LogLine, Reading, Step, Traits, Visible
+from exporter.collectors.metric import Expiry, Family, MetricList
 from exporter.collectors.user_labels import label_users, names_key, user_label
 from exporter.collectors.user_totals import update_totals, without_endpoint
 from exporter.endpoint import USER_REASONS, Endpoint, Reason
@@ -213,9 +205,6 @@ class UsersCollector(Collector[UsersState, UsersView]):
         """Update the totals; warn once of each user that is refused, by place: names are personal."""
         users = label_users(Entries(answer.users), names_key(site))
         totals, regressions = update_totals(state.totals, BALANCES, users.entries)
-        failures = dict(state.failures)
-        for _, reason in answer.refused:
-            failures[reason] = failures.get(reason, 0) + 1
         labels = tuple(user.name for user in users.entries)
         before = state.watched.value.refused if state.watched else ()
         return Step(
@@ -224,7 +213,7 @@ class UsersCollector(Collector[UsersState, UsersView]):
                 watched=Reading(WatchedUsers(site.watch_users, labels, answer.refused), now),
                 totals=totals,
                 regressions=state.regressions + regressions,
-                failures=failures,
+                failures=Counter(state.failures) + Counter(reason for _, reason in answer.refused),
             ),
             users.rejected,
             tuple(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from exporter.collectors.collector import Family, Metric
+    from exporter.collectors.metric import Family, Metric
 
 GO_EXPONENT, PYTHON_EXPONENT = 1e6, 1e16  # from which on they write a float with one
 _EXPONENTS = [f"e+{digits - 1:02}" for digits in range(17)]  # by digits before the point

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from exporter.clock import Now
-    from exporter.collectors.collector import Collector, Metric
+    from exporter.collectors.collector import Collector
     from exporter.collectors.history import HistoryView
+    from exporter.collectors.metric import Metric
     from exporter.collectors.snapshot import PollRecord
     from exporter.config import Poll
     from exporter.endpoint import Endpoint

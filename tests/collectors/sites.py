@@ -1,4 +1,4 @@
-"""A site of a parsed config, its polls one by one through the collectors' interface, and what is exported then."""
+"""A site of a parsed config, its polls one by one through the collectors' interface, and what is exported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from exporter.api.client import Request
     from exporter.api.errors import PollError
-    from exporter.collectors.collector import Collector, Family, Step
+    from exporter.collectors.collector import Collector, Step
+    from exporter.collectors.metric import Family
     from exporter.collectors.snapshot import Snapshot
     from exporter.config import Site
     from exporter.endpoint import Endpoint, Reason
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 HOUR = 3600
 LAST_HOUR = WALL - WALL % HOUR  # the full hour before NOW, 13:20 minutes ago
 NOW = Now(WALL, 1000.0)
-INTERVAL = 60  # seconds until the next poll, of each record that is made here
+INTERVAL = 300  # seconds until the next poll, of each record that is made here
 KEY = "a key of one's own"
 EVERYTHING: dict[str, Any] = {"watch_users": ["zoe"], "poll": {"all_users": {"enabled": True}}}  # polled
 
@@ -115,7 +116,7 @@ def families(site: Site, snapshot: Snapshot, now: Now = NOW) -> list[Family]:
 
 
 def exported(site: Site, snapshot: Snapshot, now: Now = NOW) -> dict[str, dict[str, float]]:
-    """Return the values at `now`, by metric and labels: without `cryptoloot_`, and without the site's name."""
+    """Return the values at `now`, by metric and labels, without `cryptoloot_` and the site's name."""
     return {
         family.metric.name.removeprefix("cryptoloot_"): {
             ",".join(value for value in values if value != site.name): number

@@ -98,7 +98,12 @@ def test_entries_that_cannot_be_read_are_counted() -> None:
 
 def test_a_page_that_vanished_starts_the_walk_again() -> None:
     """What was read before does not count twice."""
-    answers = [page(1, following="b"), InvalidPage("gone"), page(1, following="c"), page(2)]
+    answers: list[Users | Exception] = [
+        page(1, following="b"),
+        InvalidPage("gone"),
+        page(1, following="c"),
+        page(2),
+    ]
 
     assert Sums(2, 3, 3 / 8, 3 / 4, 0) == walked(lambda _: answers.pop(0))
 

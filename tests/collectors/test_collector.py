@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from exporter.api.answers import Entries, HistoryRow, Payout, User
 from exporter.clock import NEVER, Now
 from exporter.collectors.all_users import ALL_USERS, Sums
-from exporter.collectors.collector import ROUNDING, Expiry, Family, MetricList, Reading, next_moment
+from exporter.collectors.collector import ROUNDING, Reading, next_moment
 from exporter.collectors.history import HISTORY
+from exporter.collectors.metric import Expiry, Family, MetricList
 from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import COLLECTORS, PAYOUT_COLLECTOR
 from exporter.collectors.users import BALANCES, TOP_USERS, WatchedAnswer
@@ -90,7 +91,7 @@ def names(collector: Collector[Any, Any], site: Site, state: Any, now: Now) -> s
     return {family.metric.name for family in families(collector, site, state, now) if family.values}
 
 
-FULL = {
+FULL: dict[Endpoint, list[Any]] = {
     PAYOUT: [Payout(1, 2, 3, 4, 5)],
     HISTORY: [Entries(rows(168))],
     TOP_USERS: [
@@ -316,7 +317,7 @@ def test_without_a_reading_nothing_is_current() -> None:
 
 
 def test_the_next_moment_comes_a_little_early() -> None:
-    """The first that is not past; one that is just past, within the rounding of floats, is looked at again."""
+    """The first that is not past; one just past, within the rounding of floats, is looked at again."""
     assert 20 - ROUNDING == next_moment([30, 10, 20], 15)
     assert 15 - ROUNDING == next_moment([15], 15 + ROUNDING / 2)
     assert float("inf") == next_moment([10], 15) == next_moment([], 15)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from statistics import median
 from typing import TYPE_CHECKING
@@ -16,20 +17,20 @@ from exporter.collectors.history_rows import (
     Meaning,
     baseline,
     baselines,
-    day_hashes,
     meaning,
     missing,
-    row_hashes,
     settled_count,
     telling,
     tidy,
     week_hashes,
+    window_hashes,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 NOON = 1_699_963_200.0  # 2023-11-14 12:00:00 UTC
+row_hashes, day_hashes = partial(window_hashes, hours=1), partial(window_hashes, hours=24)
 HOURLY, CUMULATIVE, UNKNOWN = Meaning.HOURLY, Meaning.CUMULATIVE, Meaning.UNKNOWN
 
 amounts = st.integers(0, 10**12).map(float)

@@ -54,7 +54,7 @@ def test_polls_are_exported_as_recorded() -> None:
     assert values["polls_total"]["/stats/history"] == 1
     assert values["rejected_entries_total"]["/stats/history"] == 1
     assert values["last_poll_timestamp_seconds"] == {"/stats/history": NOW.wall}
-    assert values["next_poll_timestamp_seconds"] == {"/stats/history": NOW.wall + 60}
+    assert values["next_poll_timestamp_seconds"] == {"/stats/history": NOW.wall + 300}
     assert values["poll_interval_seconds"] == {"/stats/history": 300, "/stats/payout": 60, "/user/top": 60}
 
 

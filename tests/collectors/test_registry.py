@@ -8,7 +8,7 @@ import pytest
 from exporter.api.answers import Payout
 from exporter.clock import NEVER
 from exporter.collectors import poll_metrics
-from exporter.collectors.collector import Expiry
+from exporter.collectors.metric import Expiry
 from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import COLLECTORS, SECTIONS, SITE_METRICS, polled_endpoints, polls_visible
 from exporter.collectors.snapshot import Snapshot

@@ -93,7 +93,7 @@ def test_labels_are_unique(users: list[str], key: bytes | None) -> None:
 
 @given(users=st.lists(names, max_size=5), key=st.none() | st.binary())
 def test_labels_are_those_of_each_name(users: list[str], key: bytes | None) -> None:
-    """An answer's labels are the label of each of its names: the quick way for plain names is no other rule."""
+    """An answer's labels are those of its names: the quick way for plain names is no other rule."""
     answer = label_users(Entries(tuple(a_user(name) for name in dict.fromkeys(users))), key)
 
     assert list(dict.fromkeys(user_label(name, key) for name in users)) == [

@@ -179,7 +179,7 @@ def test_a_total_that_grows_is_exported() -> None:
 
 @pytest.mark.parametrize("value", [99, 75, 51, 50])
 def test_a_small_decrease_is_ignored(value: float) -> None:
-    """A decrease to half or more is a second cache, not a reset: ignored and counted, however often it comes."""
+    """A decrease to half or more is a second cache, not a reset: ignored and counted each time."""
     assert ([100, 100, 100, 100], 3) == fed((TOP, 100), (TOP, value), (TOP, value), (TOP, value))
 
 

@@ -232,7 +232,7 @@ def test_a_refused_user_is_warned_about_once() -> None:
     ] == warnings
 
 
-# ------------------------------------------------------------------------------------------- what is summed up
+# ------------------------------------------------------------------------------------------ what is summed up
 
 
 def test_top_users_are_kept() -> None:
@@ -329,7 +329,7 @@ def test_when_totals_changed() -> None:
 
 
 def test_totals_change_when_the_answer_of_top_users_does() -> None:
-    """A mark that /user/balance raised in between is no change of /user/top; its hashes count all the same."""
+    """A mark that /user/balance raised in between is no change of /user/top; its hashes still count."""
     snapshot = with_totals(Snapshot(), 1.0, maria=100)
     snapshot = polled(snapshot, WATCHING, BALANCES, watched(User("maria", 120, 0, 0)))
     same = with_totals(snapshot, 2.0, maria=100)

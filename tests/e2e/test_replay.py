@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, pi, sin
 from random import Random, SystemRandom
@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from exporter.api.answers import HistoryRow
-from exporter.clock import Now
-from exporter.collectors import metrics, snapshot
-from exporter.collectors.history import HOUR, SETTLED_AFTER, Meaning
+from exporter.clock import NEVER, Now
+from exporter.collectors import poll_metrics
+from exporter.collectors.history_rows import HOUR, SETTLED_AFTER
+from exporter.collectors.registry import HISTORY_COLLECTOR, polls_visible
 from exporter.collectors.snapshot import Snapshot
-from exporter.endpoint import Endpoint
 from tests.alerting import STEP, WEEK_ROWS, Recording, cut, episodes, firing
-from tests.conftest import parsed
+from tests.collectors.sites import a_site, with_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,20 +123,18 @@ class Verdict(NamedTuple):
 
 def record(recording: Recording, year: Year) -> None:
     """Record the pages of a year. What the rules read of them changes when a row settles."""
-    config = parsed()
-    subject = replace(metrics.subject(config, config.sites[0]), name=year.name)
+    site = a_site(year.name)
     rows = [HistoryRow(hour * HOUR, rate * HOUR, rate) for hour, rate in enumerate(year.rates)]
     target = {"job": "cryptoloot", "instance": year.name}
-    known = snapshot.succeeded(Snapshot(), Endpoint.HISTORY, at=KNOWN * HOUR, rejected=0, next_poll=0)
-    lasting = metrics.polling_families(subject, metrics.polling_view(subject, known, Now(0, 0)))
+    snapshot = with_rows(Snapshot(), site, (), Now(KNOWN * HOUR, 0))
+    lasting = poll_metrics.families(site, polls_visible(site, snapshot, NEVER).view)
     recording.scrape(KNOWN * PER_HOUR + 1, list(lasting), target, held=(YEAR - KNOWN) * PER_HOUR)
     for hour in range(KNOWN, YEAR):
         step = hour * PER_HOUR + 1  # twenty past: at a quarter past the row of the hour before settles
         now = Now(wall := float(step * STEP), wall)
-        answer = tuple(rows[hour + 1 - WEEK_ROWS : hour + 1])
-        known = snapshot.with_history(known, answer, Meaning.HOURLY, now)
-        page = metrics.history_families(subject, metrics.history_view(subject, known, now))
-        recording.scrape(step, list(page), target, held=PER_HOUR)
+        snapshot = with_rows(snapshot, site, rows[hour + 1 - WEEK_ROWS : hour + 1], now)
+        view = HISTORY_COLLECTOR.visible(site, snapshot.state(HISTORY_COLLECTOR), now).view
+        recording.scrape(step, list(HISTORY_COLLECTOR.families(site, view)), target, held=PER_HOUR)
 
 
 def row(step: int) -> int:
