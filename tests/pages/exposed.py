@@ -5,37 +5,27 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from exporter.clock import Now
-from exporter.collectors.registry import COLLECTORS
 from exporter.collectors.snapshot import Snapshot, Store
 from exporter.pages.own import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format
-from tests.conftest import WALL, parsed
+from tests.collectors.sites import failed, later, polled
+from tests.conftest import parsed
 
 if TYPE_CHECKING:
+    from exporter.clock import Now
     from exporter.config import Site
-    from exporter.endpoint import Endpoint
+    from exporter.endpoint import Endpoint, Reason
 
 
 def at(seconds: float) -> Now:
     """Return a moment so many seconds after the start, on both clocks."""
-    return Now(WALL + seconds, 1000.0 + seconds)
+    return later(seconds)
 
 
 def sites_of(*names: str, **sections: Any) -> tuple[Site, ...]:
     """Return configured sites of these names."""
     return parsed("http://127.0.0.1:1", *names, **sections).sites
-
-
-def answered(snapshot: Snapshot, site: Site, endpoint: Endpoint, answer: Any, now: Now) -> Snapshot:
-    """Return a site's data after a poll that brought an answer, as the poller publishes it."""
-    collector = next(collector for collector in COLLECTORS if endpoint in collector.endpoints)
-    step = collector.step(site, endpoint, snapshot.state(collector), answer, now)
-    record = snapshot.record(endpoint).succeeded(
-        at=now.wall, took=0.1, rejected=step.rejected, next_poll=now.wall + 60
-    )
-    return snapshot.with_state(collector, step.state).with_record(endpoint, record)
 
 
 class Exposed:
@@ -53,16 +43,11 @@ class Exposed:
     def answer(self, name: str, endpoint: Endpoint, answer: Any) -> None:
         """Let a poll of a site's endpoint bring an answer now."""
         site = self.sites[name]
-        self.store.publish(name, answered(self.store[name], site, endpoint, answer, self.now))
+        self.store.publish(name, polled(self.store[name], site, endpoint, answer, self.now))
 
-    def fail(self, name: str, endpoint: Endpoint, **failure: Any) -> None:
+    def fail(self, name: str, endpoint: Endpoint, reason: Reason) -> None:
         """Let a poll of a site's endpoint fail now."""
-        record = (
-            self.store[name]
-            .record(endpoint)
-            .failed(at=self.now.wall, took=0.1, next_poll=self.now.wall + 60, **failure)
-        )
-        self.store.publish(name, self.store[name].with_record(endpoint, record))
+        self.store.publish(name, failed(self.store[name], endpoint, reason, self.now))
 
     def metrics(
         self, seconds: float | None = None, format_: Format = Format.TEXT, *, zipped: bool = False

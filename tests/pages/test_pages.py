@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -21,14 +21,14 @@ from exporter.clock import Now
 from exporter.collectors.all_users import ALL_USERS, Sums
 from exporter.collectors.history import HISTORY
 from exporter.collectors.payout import PAYOUT
-from exporter.collectors.registry import SECTIONS, SITE_METRICS
-from exporter.collectors.snapshot import Snapshot
+from exporter.collectors.registry import SITE_METRICS
 from exporter.collectors.users import BALANCES, TOP_USERS, WatchedAnswer
 from exporter.endpoint import Reason
 from exporter.pages import pages
 from exporter.pages.text import Format, render
+from tests.collectors.sites import families
 from tests.conftest import WALL
-from tests.pages.exposed import Exposed, answered, at, sites_of
+from tests.pages.exposed import Exposed, at, sites_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -59,19 +59,14 @@ sites_shown = st.lists(st.sampled_from(NAMES), unique=True)
 
 def from_scratch(sites: Iterable[Site], store: Store, now: Now) -> list[Family]:
     """Return the families of all sites, made of nothing but their data, as a page has them."""
-    families = [
-        family
-        for site in sites
-        for section in SECTIONS
-        for family in section.families(site, section.visible(site, store[site.name], now).view)
-    ]
-    return [family for metric in SITE_METRICS for family in families if family.metric is metric]
+    every = [family for site in sites for family in families(site, store[site.name], now)]
+    return [family for metric in SITE_METRICS for family in every if family.metric is metric]
 
 
-def joined(families: list[Family], format_: Format) -> bytes:
+def joined(every: list[Family], format_: Format) -> bytes:
     """Render families of which several may be of one metric, each metric with one header."""
     texts: dict[str, bytes] = {}
-    for family in families:
+    for family in every:
         page = render([family], format_).removesuffix(format_.end)
         head, _, samples = page.partition(f"{family.metric.name}{{".encode())
         if page:
@@ -124,7 +119,7 @@ class TwoSites(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), endpoint=st.sampled_from([PAYOUT, ALL_USERS]))
     def failure(self, name: str, endpoint: Any) -> None:
-        self.exposed.fail(name, endpoint, reason=Reason.DNS, detail="")
+        self.exposed.fail(name, endpoint, Reason.DNS)
 
     @rule(seconds=steps)
     def time(self, seconds: float) -> None:
@@ -176,24 +171,6 @@ class TwoSites(RuleBasedStateMachine):
 
 TestPagesAreAsIfMadeFromScratch = TwoSites.TestCase
 TestPagesAreAsIfMadeFromScratch.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
-
-
-@given(rows, st.floats(0, 3e4), st.floats(0, 1))
-def test_nothing_changes_before_it_is_said_to(
-    rows: tuple[HistoryRow, ...], later: float, part: float
-) -> None:
-    """All views are equal at any moment up to the one that is named."""
-    (site,) = sites_of("a")
-    snapshot = answered(Snapshot(), site, PAYOUT, SOME_PAYOUT, at(0))
-    snapshot = answered(snapshot, site, HISTORY, Entries(rows), at(500))
-    snapshot = answered(snapshot, site, TOP_USERS, Entries((User("ann", 1, 2, 3),)), at(100))
-    now = at(later)
-    untils = [section.visible(site, snapshot, now).until for section in SECTIONS]
-    left = min(min(until.wall - now.wall, until.mono - now.mono) for until in untils)
-    then = at(later + max(0.0, min(left, 1e5)) * part)
-
-    views = [[section.visible(site, snapshot, when).view for section in SECTIONS] for when in (now, then)]
-    assert views[0] == views[1]
 
 
 def test_a_turn_of_the_event_loop_renders_one_site_at_most() -> None:
