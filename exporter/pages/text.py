@@ -47,14 +47,14 @@ def lines(family: Family) -> bytes:
     All lines are joined column by column, the numbers being the last: no line is formatted by itself.
     """
     numbers = [repr(value) if value < GO_EXPONENT else _go(value) for value in family.values]
-    begin, *between = _around(family)
+    prefix, *separators = _fixed_texts(family)
     columns = [_column(values) for values in family.labels if not isinstance(values, str)]
     rows: Iterable[str]
     rows, *others = [*columns, numbers]
-    for text, column in zip(between, others, strict=True):
-        rows = map(text.join, zip(rows, column, strict=True))
-    end = f"\n{begin}"
-    return f"{begin}{end.join(rows)}\n".encode()
+    for separator, column in zip(separators, others, strict=True):
+        rows = map(separator.join, zip(rows, column, strict=True))
+    line_break = f"\n{prefix}"
+    return f"{prefix}{line_break.join(rows)}\n".encode()
 
 
 def series(name: str, labels: Mapping[str, str]) -> str:
@@ -68,7 +68,7 @@ def number(value: float) -> str:
     return repr(value) if value < GO_EXPONENT else _go(value)
 
 
-def _around(family: Family) -> list[str]:
+def _fixed_texts(family: Family) -> list[str]:
     """Return what stands before each column of a line: the name, and the labels that do not vary."""
     texts = []
     text = f"{family.metric.name}{{"
@@ -84,8 +84,8 @@ def _around(family: Family) -> list[str]:
 
 
 def _column(values: Sequence[str]) -> Sequence[str]:
-    together = "".join(values)
-    special = "\\" in together or "\n" in together or '"' in together
+    text = "".join(values)
+    special = "\\" in text or "\n" in text or '"' in text
     return [_escaped(value) for value in values] if special else values
 
 

@@ -1,304 +1,341 @@
+"""The pages in force: what they show at any moment, and how little is rendered again."""
+
 from __future__ import annotations
 
+import asyncio
 import gzip
 import zlib
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from structlog.testing import capture_logs
 
-from exporter.api.answers import HistoryRow, Payout, User
+from exporter.api.answers import Entries, HistoryRow, Payout, User
 from exporter.clock import Now
-from exporter.collectors import metrics
-from exporter.collectors.metrics import GROUPS, ExporterMetrics, Family, Subject
-from exporter.collectors.snapshot import (
-    Snapshot,
-    Store,
-    failed,
-    planned,
-    with_history,
-    with_payout,
-    with_top_users,
-)
-from exporter.endpoint import Endpoint
+from exporter.collectors.all_users import ALL_USERS, Sums
+from exporter.collectors.history import HISTORY
+from exporter.collectors.payout import PAYOUT
+from exporter.collectors.registry import SITE_METRICS
+from exporter.collectors.users import BALANCES, TOP_USERS, WatchedAnswer
+from exporter.endpoint import Reason
 from exporter.pages import pages
-from exporter.pages.pages import Compressor, Pages
 from exporter.pages.text import Format, render
-from tests.conftest import WALL, parsed
+from tests.collectors.sites import families
+from tests.conftest import WALL
+from tests.pages.exposed import Exposed, at, sites_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from exporter.collectors.collector import Family
+    from exporter.collectors.snapshot import Store
+    from exporter.config import Site
 
 HOUR = 3600.0
-NOW = Now(WALL, 1000.0)
-SITES = ("a", "b")
-PAYOUT = Payout(1, 2, 3, 4, 5)
+NAMES = ("a", "b")
+SOME_PAYOUT = Payout(1, 2, 3, 4, 5)
+WATCHED = ("ann", "eve")
 amounts = st.floats(0, 1e12) | st.integers(0, 10**12).map(float)
 users = st.lists(
     st.builds(User, st.sampled_from(["ann", 'b"ob', "c\\d", "é\n"]), amounts, amounts, amounts),
     unique_by=lambda user: user.name,
-)
-# So many, with names so long, that each family is a step and is compressed on its own.
-crowd = st.builds(
-    lambda count, total: [User(f"{number:060}", total + number, 1, 2) for number in range(count)],
-    st.integers(pages.MANY, pages.MANY + 2),
-    amounts,
-)
+).map(tuple)
+watched_users = st.lists(
+    st.builds(User, st.sampled_from(WATCHED), amounts, amounts, amounts), unique_by=lambda user: user.name
+).map(tuple)
 rows = st.lists(
     st.builds(HistoryRow, st.integers(-8, 1).map(lambda hours: WALL + hours * HOUR), amounts, amounts),
     unique_by=lambda row: row.synctime,
-).map(lambda found: tuple(sorted(found, key=lambda row: row.synctime)))
+).map(tuple)
 steps = st.sampled_from([0.0, 0.5, 1.0, 59.0, 60.0, 300.0, 301.0, 900.0, HOUR, 4 * HOUR]) | st.floats(0, 1e4)
+sites_shown = st.lists(st.sampled_from(NAMES), unique=True)
 
 
-def a_store(*sites: str) -> Store:
-    store = Store()
-    for site in sites:
-        store.publish(site, planned(Snapshot(), Endpoint.PAYOUT, WALL))
-    return store
+def from_scratch(sites: Iterable[Site], store: Store, now: Now) -> list[Family]:
+    """Return the families of all sites, made of nothing but their data, as a page has them."""
+    every = [family for site in sites for family in families(site, store[site.name], now)]
+    return [family for metric in SITE_METRICS for family in every if family.metric is metric]
 
 
-def subjects_of(*sites: str) -> list[Subject]:
-    config = parsed("http://127.0.0.1:1", *sites)
-    return [metrics.subject(config, site) for site in config.sites]
-
-
-def pages_of(store: Store, *sites: str) -> Pages:
-    return Pages(store, ExporterMetrics("1.2.3", "abc"), subjects_of(*sites))
-
-
-def text_of(shown: Pages, now: Now) -> bytes:
-    return shown.edition(now).page(Format.TEXT).body
-
-
-def at(seconds: float) -> Now:
-    return Now(WALL + seconds, seconds)
-
-
-def together(subjects: list[Subject], store: Store, now: Now) -> list[Family]:
-    """Return the families of all sites, rendered from scratch, as a page has them."""
-    found = [
-        family for subject in subjects for family in metrics.site_families(subject, store[subject.name], now)
-    ]
-    return [family for metric in metrics.SITE_METRICS for family in found if family.metric is metric]
-
-
-def joined(families: list[Family], format_: Format) -> bytes:
+def joined(every: list[Family], format_: Format) -> bytes:
     """Render families of which several may be of one metric, each metric with one header."""
-    seen: dict[str, bytes] = {}
-    for family in families:
+    texts: dict[str, bytes] = {}
+    for family in every:
         page = render([family], format_).removesuffix(format_.end)
         head, _, samples = page.partition(f"{family.metric.name}{{".encode())
         if page:
-            known = seen.get(family.metric.name, head)
-            seen[family.metric.name] = known + f"{family.metric.name}{{".encode() + samples
-    return b"".join(seen.values())
+            before = texts.get(family.metric.name, head)
+            texts[family.metric.name] = before + f"{family.metric.name}{{".encode() + samples
+    return b"".join(texts.values())
+
+
+def configured(names: Iterable[str], **sections: Any) -> list[Site]:
+    """Return the sites of these names, which watch users and are polled for everything."""
+    listed = [{"name": name, "secret": f"of-{name}", "watch_users": list(WATCHED)} for name in names]
+    return list(sites_of(sites=listed, poll={"all_users": {"enabled": True}, **sections})) if listed else []
 
 
 class TwoSites(RuleBasedStateMachine):
-    """Polls, failures and time, in any order; the clock on the wall may be set, forwards or back."""
+    """Polls, failures, reloads and time, in any order; the wall clock may be set, forwards or back."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = NOW
-        self.store = a_store(*SITES)
-        self.subjects = subjects_of(*SITES)
-        self.pages = pages_of(self.store, *SITES)
+        self.runner = asyncio.Runner()
+        self.exposed = Exposed(*NAMES)
+        self.shown = configured(NAMES)
+        self.exposed.sites = {site.name: site for site in self.shown}
+        self.exposed.pages.show(self.shown)
 
-    def publish(self, site: str, change: Callable[[Snapshot], Snapshot]) -> None:
-        self.store.publish(site, change(self.store[site]))
+    def teardown(self) -> None:
+        self.runner.close()
 
-    @rule(site=st.sampled_from(SITES), value=amounts)
-    def payout(self, site: str, value: float) -> None:
-        self.publish(site, lambda known: with_payout(known, Payout(value, 2, 3, 4, 5), self.now))
+    @rule(name=st.sampled_from(NAMES), value=amounts)
+    def payout(self, name: str, value: float) -> None:
+        self.exposed.answer(name, PAYOUT, Payout(value, 2, 3, 4, 5))
 
-    @rule(site=st.sampled_from(SITES), rows=rows)
-    def history(self, site: str, rows: tuple[HistoryRow, ...]) -> None:
-        self.publish(site, lambda known: with_history(known, rows, "hourly", self.now))
+    @rule(name=st.sampled_from(NAMES), rows=rows)
+    def history(self, name: str, rows: tuple[HistoryRow, ...]) -> None:
+        self.exposed.answer(name, HISTORY, Entries(rows))
 
-    @rule(site=st.sampled_from(SITES), users=users | crowd)
-    def top_users(self, site: str, users: list[User]) -> None:
-        self.publish(site, lambda known: with_top_users(known, tuple(users), self.now))
+    @rule(name=st.sampled_from(NAMES), users=users, rejected=st.integers(0, 2))
+    def top_users(self, name: str, users: tuple[User, ...], rejected: int) -> None:
+        self.exposed.answer(name, TOP_USERS, Entries(users, rejected))
 
-    @rule(site=st.sampled_from(SITES))
-    def failure(self, site: str) -> None:
-        record = {"at": self.now.wall, "reason": "dns", "next_poll": self.now.wall + 60}
-        self.publish(site, lambda known: failed(known, Endpoint.PAYOUT, **record))  # type: ignore[arg-type]
+    @rule(name=st.sampled_from(NAMES), users=watched_users)
+    def balances(self, name: str, users: tuple[User, ...]) -> None:
+        there = {user.name for user in users}
+        refused = [(place, Reason.UNKNOWN_USER) for place, user in enumerate(WATCHED) if user not in there]
+        self.exposed.answer(name, BALANCES, WatchedAnswer(users, tuple(refused)))
+
+    @rule(name=st.sampled_from(NAMES), total=amounts)
+    def all_users(self, name: str, total: float) -> None:
+        self.exposed.answer(name, ALL_USERS, Sums(3, total, 1.0, 2.0))
+
+    @rule(name=st.sampled_from(NAMES), endpoint=st.sampled_from([PAYOUT, ALL_USERS]))
+    def failure(self, name: str, endpoint: Any) -> None:
+        self.exposed.fail(name, endpoint, Reason.DNS)
 
     @rule(seconds=steps)
     def time(self, seconds: float) -> None:
-        self.now = Now(self.now.wall + seconds, self.now.mono + seconds)
+        now = self.exposed.now
+        self.exposed.now = Now(now.wall + seconds, now.mono + seconds)
 
     @rule(seconds=steps | steps.map(lambda seconds: -seconds))
     def clock_set(self, seconds: float) -> None:
-        self.now = self.now._replace(wall=self.now.wall + seconds)
+        now = self.exposed.now
+        self.exposed.now = now._replace(wall=now.wall + seconds)
 
-    @rule(count=st.integers(1, 12))
-    def steps(self, count: int) -> None:
-        """Begin to render, and leave off anywhere."""
-        self.pages.backlog(self.now)
-        for _ in range(count):
-            self.pages.step(self.now)
+    @rule(turns=st.integers(1, 3))
+    def render(self, turns: int) -> None:
+        """Begin to render what is outdated, and leave off anywhere."""
 
-    @rule(sites=st.lists(st.sampled_from(SITES), unique=True), slow=st.booleans())
-    def show(self, sites: list[str], slow: bool) -> None:
+        async def leave_off() -> None:
+            task = asyncio.create_task(self.exposed.pages.render_outdated())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+
+        self.runner.run(leave_off())
+
+    @rule(names=sites_shown, interval=st.sampled_from(["1m", "2m"]), age=st.sampled_from(["4h", "6h"]))
+    def reload(self, names: list[str], interval: str, age: str) -> None:
         """Show others, or the same sites otherwise configured."""
-        interval = "2m" if slow else "1m"
-        poll = {"payout": {"interval": interval}}
-        config = parsed("http://127.0.0.1:1", *SITES, poll=poll)
-        self.subjects = [metrics.subject(config, site) for site in config.sites if site.name in sites]
-        self.pages.show(self.subjects)
+        polls = {"payout": {"interval": interval}, "history": {"max_row_age": age}}
+        self.shown = configured(names, **polls)
+        self.exposed.sites |= {site.name: site for site in self.shown}
+        self.exposed.pages.show(self.shown)
 
-    @rule()
-    def pages_are_as_if_made_from_scratch(self) -> None:
-        for format_ in Format:
-            everything = joined(together(self.subjects, self.store, self.now), format_)
-            full = self.pages.edition(self.now).page(format_)
-            assert full.body.startswith(everything)
-            assert full.length == len(full.body)
-            for subject in self.subjects:
-                edition = self.pages.site(subject.name, self.now)
-                assert edition is not None
-                alone = joined(together([subject], self.store, self.now), format_) + format_.end
-                assert alone == edition.page(format_).body
-                assert alone == gzip.decompress(edition.page(format_, zipped=True).body)
+    @rule(format_=st.sampled_from(Format))
+    def pages_are_as_if_made_from_scratch(self, format_: Format) -> None:
+        self.runner.run(self.compare(format_))
+
+    async def compare(self, format_: Format) -> None:
+        store, now, exposed = self.exposed.store, self.exposed.now, self.exposed.pages
+        full = await exposed.metrics(format_, zipped=False)
+        everything = joined(from_scratch(self.shown, store, now), format_)
+        assert full.startswith(everything)
+        assert b"site=" not in full.removeprefix(everything)
+        assert full == gzip.decompress(await exposed.metrics(format_, zipped=True))
+        for site in self.shown:
+            alone = joined(from_scratch([site], store, now), format_) + format_.end
+            assert alone == await exposed.probe(site.name, format_, zipped=False)
+            zipped = await exposed.probe(site.name, format_, zipped=True)
+            assert alone == gzip.decompress(zipped or b"")
 
 
 TestPagesAreAsIfMadeFromScratch = TwoSites.TestCase
 TestPagesAreAsIfMadeFromScratch.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
-@given(rows, st.floats(0, 3e4), st.floats(0, 1))
-def test_nothing_changes_before_it_is_said_to(
-    rows: tuple[HistoryRow, ...], later: float, part: float
-) -> None:
-    """All views are equal at any moment up to the one that is named."""
-    (subject,) = subjects_of("a")
-    known = with_history(with_payout(Snapshot(), PAYOUT, at(0)), rows, "hourly", at(500))
-    known = with_top_users(known, (User("ann", 1, 2, 3),), at(100))
-    now = at(later)
-    until = metrics.unchanged_until(subject, known, now)
-    left = max(0.0, min(until.wall - now.wall, until.mono - now.mono, 1e5))
-    then = Now(now.wall + left * part, now.mono + left * part)
-
-    views = [[group.view(subject, known, moment) for group in GROUPS] for moment in (now, then)]
-    assert views[0] == views[1]
-
-
-def test_a_step_is_one_site_at_most() -> None:
-    """However many sites fall behind at once, others have their turn after each of them."""
+def test_a_turn_of_the_event_loop_renders_one_site_at_most() -> None:
+    """However many sites are outdated at once, others have their turn after each of them."""
     names = [f"site{number}" for number in range(30)]
-    shown = pages_of(a_store(*names), *names)
-    shown.backlog(at(0))
-    steps = 0
-    while shown.step(at(0)):
-        steps += 1
-        assert shown.done <= steps
+    exposed = Exposed(*names)
 
-    assert len(names) == shown.done
+    async def turns() -> list[int]:
+        counts = []
+        task = asyncio.create_task(exposed.pages.render_outdated())
+        while not task.done():
+            await asyncio.sleep(0)
+            counts.append(len(exposed.rendered()))
+        return counts
+
+    counts = asyncio.run(turns())
+    assert [*range(1, 31)] == sorted({*counts})
+    assert all(after - before <= 1 for before, after in zip([0, *counts], counts, strict=False))
+
+
+def test_what_polls_bring_is_rendered_before_it_is_asked_for() -> None:
+    """While `keep_rendered` runs, a change is rendered without a scrape."""
+    exposed = Exposed("a", "b")
+
+    async def render() -> tuple[list[str], int, int]:
+        task = asyncio.create_task(exposed.pages.keep_rendered())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        rendered, before = exposed.rendered(), exposed.pages.overview()[1].bytes
+        exposed.answer("b", PAYOUT, SOME_PAYOUT)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        task.cancel()
+        return rendered, before, exposed.pages.overview()[1].bytes
+
+    rendered, before, after = asyncio.run(render())
+    assert ["a", "b"] == rendered
+    assert before < after
+
+
+def test_a_probe_renders_its_own_site() -> None:
+    """`/probe` of one site waits for no other."""
+    exposed = Exposed("a", "b")
+    exposed.probe("a")
+
+    assert ["a"] == exposed.rendered()
 
 
 def of_sites(page: bytes) -> list[bytes]:
     return [line for line in page.splitlines() if b"site=" in line]
 
 
-class Unwritable(float):
-    """A number that cannot be written while `fails` is true."""
+class Written(float):
+    """A number that counts how often it is written, and cannot be while `fails` is true."""
 
-    fails = True
+    fails = False
+    count = 0
 
     def __repr__(self) -> str:
         if self.fails:
-            raise MemoryError
+            raise MemoryError("johnd@example.com")
+        type(self).count += 1
         return super().__repr__()
 
 
 def test_what_cannot_be_rendered_stays_as_it_was() -> None:
     """A fault in a site's data leaves its page and the others alone, and is tried again ten seconds later."""
-    total = Unwritable(1)
-    store = a_store("a", "b")
-    shown = pages_of(store, "a", "b")
-    before = text_of(shown, at(0))
-    store.publish("a", with_top_users(store["a"], (User("ann", total, 0, 0),), at(1)))
-    after = text_of(shown, at(1))
-    store.publish("b", with_payout(store["b"], PAYOUT, at(2)))
+    total = Written(1)
+    total.fails = True
+    exposed = Exposed("a", "b")
+    before = exposed.metrics(0)
+    exposed.now = at(1)
+    exposed.answer("a", TOP_USERS, Entries((User("ann", total, 0, 0),)))
+    with capture_logs() as logs:
+        after = exposed.metrics(1)
+    exposed.now = at(2)
+    exposed.answer("b", PAYOUT, SOME_PAYOUT)
     total.fails = False
 
     assert of_sites(before) == of_sites(after)
-    assert b'cryptoloot_network_difficulty{site="b"}' in text_of(shown, at(2))
-    assert b'user="ann"' not in text_of(shown, at(10))
-    assert b'user="ann"' in text_of(shown, at(11))
+    assert b'cryptoloot_network_difficulty{site="b"}' in exposed.metrics(2)
+    assert b'user="ann"' not in exposed.metrics(10)
+    assert b'user="ann"' in exposed.metrics(11)
+    assert [("render_failed", "a", "MemoryError")] == [(e["event"], e["site"], e["error"]) for e in logs]
+    assert "johnd" not in str(logs)
 
 
 def test_a_page_is_made_once() -> None:
     """The same bytes object is handed out until something changes."""
-    store = a_store("a", "b")
-    shown = pages_of(store, "a", "b")
-    first = shown.edition(at(0)).page(Format.TEXT)
+    exposed = Exposed("a", "b")
+    first, zipped = exposed.metrics(0), exposed.metrics(0, zipped=True)
 
-    assert first is shown.edition(at(0.5)).page(Format.TEXT)
-    store.publish("a", with_payout(store["a"], PAYOUT, at(0.5)))
-    assert first is not shown.edition(at(0.5)).page(Format.TEXT)
+    assert first is exposed.metrics(0.5)
+    assert zipped is exposed.metrics(0.5, zipped=True)
+    exposed.answer("a", PAYOUT, SOME_PAYOUT)
+    assert first is not exposed.metrics(0.5)
 
 
-def test_one_sites_change_leaves_the_others_parts() -> None:
-    """A poll renders its own site; another site's edition stays the same object."""
-    store = a_store("a", "b")
-    shown = pages_of(store, "a", "b")
-    before = {site: shown.site(site, at(0)) for site in ("a", "b")}
-    store.publish("a", with_payout(store["a"], PAYOUT, at(0)))
-    after = {site: shown.site(site, at(0)) for site in ("a", "b")}
+def test_one_sites_change_leaves_the_others_pages() -> None:
+    """A poll renders its own site; another site's page stays the same object."""
+    exposed = Exposed("a", "b")
+    before = {name: exposed.probe(name) for name in NAMES}
+    exposed.answer("a", PAYOUT, SOME_PAYOUT)
+    after = {name: exposed.probe(name) for name in NAMES}
 
     assert before["a"] is not after["a"]
     assert before["b"] is after["b"]
 
 
-def test_a_family_that_is_equal_is_not_rendered_again() -> None:
-    """When totals move and nobody withdraws, the withdrawn coins' part stays the same object."""
-    store = a_store("a")
-    shown = pages_of(store, "a")
-    parts = []
-    for total in (1.0, 2.0):
-        users = tuple(User(f"user-{n}", n + total, n, n) for n in range(500))
-        store.publish("a", with_top_users(store["a"], users, at(0)))
-        found = shown.edition(at(0)).sites[0]
-        parts.append(dict(zip([metric.name for metric in metrics.SITE_METRICS], found, strict=True)))
+def test_what_is_equal_is_not_rendered_again() -> None:
+    """A poll renders what its own collector exports: users are not written again when the payout changes."""
+    exposed = Exposed("a")
+    Written.count = 0
+    exposed.answer("a", TOP_USERS, Entries((User("ann", Written(1), 0, 0),)))
+    exposed.metrics(0)
+    exposed.answer("a", PAYOUT, SOME_PAYOUT)
+    page = exposed.metrics(1)
 
-    kept = "cryptoloot_user_withdrawn_coins_total"
-    assert parts[0][kept] is parts[1][kept]
-    assert parts[0]["cryptoloot_user_hashes_total"] is not parts[1]["cryptoloot_user_hashes_total"]
+    assert b'cryptoloot_network_difficulty{site="a"} 1.0' in page
+    assert b'cryptoloot_user_hashes_total{site="a",user="ann"} 1.0' in page
+    assert 1 == Written.count
 
 
 def test_the_exporters_own_metrics_are_a_second_old_at_most() -> None:
     """A page older than a second is made anew, though no site has changed."""
-    shown = pages_of(a_store("a"), "a")
-    first = shown.edition(at(0))
+    exposed = Exposed("a")
+    first = exposed.metrics(0)
+    exposed.own.loop_restarts.inc()
 
-    assert first is shown.edition(at(0.9))
-    assert first is not shown.edition(at(1.0))
+    assert first is exposed.metrics(0.9)
+    assert b"cryptoloot_exporter_loop_restarts_total 1.0" in exposed.metrics(1.0)
 
 
 def test_values_leave_though_nothing_was_polled() -> None:
     """Time alone takes a stale value off the page."""
-    store = a_store("a")
-    store.publish("a", with_payout(store["a"], PAYOUT, at(0)))
-    shown = pages_of(store, "a")
+    exposed = Exposed("a")
+    exposed.answer("a", PAYOUT, SOME_PAYOUT)
 
-    assert b"cryptoloot_network_difficulty{" in text_of(shown, at(300.0))
-    assert b"cryptoloot_network_difficulty{" not in text_of(shown, at(300.01))
+    assert b"cryptoloot_network_difficulty{" in exposed.metrics(300.0)
+    assert b"cryptoloot_network_difficulty{" not in exposed.metrics(300.01)
+
+
+def test_a_clock_that_is_set_back_takes_values_back() -> None:
+    """A row that was settled fills again when the wall clock goes back, before its page was due to change."""
+    exposed = Exposed("a")
+    exposed.answer("a", HISTORY, Entries((HistoryRow(WALL - 2 * HOUR, 1.0, 2.0),)))
+    settled = b"cryptoloot_history_settled_row_timestamp_seconds{"
+    before, probe = exposed.metrics(0), exposed.probe("a")
+    exposed.now = Now(WALL - HOUR, exposed.now.mono)
+
+    assert settled in before
+    assert settled in (probe or b"")
+    assert settled not in (exposed.probe("a") or b"")
+    assert settled not in exposed.metrics()
 
 
 @pytest.mark.parametrize(
     ("format_", "parse"), [(Format.TEXT, parse_text), (Format.OPENMETRICS, parse_openmetrics)]
 )
-def test_the_page_is_read_by_prometheus_client(format_: Format, parse: object) -> None:
+def test_the_page_is_read_by_prometheus_client(
+    format_: Format, parse: Callable[[str], Iterable[Any]]
+) -> None:
     """prometheus-client's parsers read both formats, and no `_created` sample is there."""
-    page = pages_of(a_store("a"), "a").edition(at(0)).page(format_).body.decode()
-    names = [sample.name for family in parse(page) for sample in family.samples]  # type: ignore[operator]
+    page = Exposed("a").metrics(0, format_).decode()
+    names = [sample.name for family in parse(page) for sample in family.samples]
 
     assert "cryptoloot_polls_total" in names
     assert "process_resident_memory_bytes" in names
@@ -307,87 +344,181 @@ def test_the_page_is_read_by_prometheus_client(format_: Format, parse: object) -
 
 @pytest.mark.parametrize("count", [0, 1, 700, 3000])
 def test_a_gzip_page_is_one_member(count: int) -> None:
-    """However many parts were compressed before, a reader that stops at the first member has all of it."""
-    store = a_store("a", "b")
-    for site in ("a", "b"):
-        users = tuple(User(f"{site}-{n}", n * 1e5, n, n) for n in range(count))
-        store.publish(site, with_top_users(store[site], users, at(0)))
-    edition = pages_of(store, "a", "b").edition(at(0))
+    """A reader that stops at the first member has all of it."""
+    exposed = Exposed("a", "b")
+    for name in NAMES:
+        users = tuple(User(f"{name}-{number}", number * 1e5, number, number) for number in range(count))
+        exposed.answer(name, TOP_USERS, Entries(users))
     reader = zlib.decompressobj(31)
-    plain = reader.decompress(edition.page(Format.TEXT, zipped=True).body)
+    plain = reader.decompress(exposed.metrics(0, zipped=True))
 
-    assert edition.page(Format.TEXT).body == plain
+    assert exposed.metrics(0) == plain
     assert (True, b"") == (reader.eof, reader.unused_data)
 
 
-@given(st.lists(st.integers(0, 3 * pages.PIECE), max_size=6))
-def test_pieces_are_the_page(sizes: list[int]) -> None:
-    """Cutting loses nothing, and no piece is longer than two of the usual ones."""
-    chunks = [bytes([number]) * size for number, size in enumerate(sizes)]
-    pieces = list(pages._pieces(chunks))
-
-    assert b"".join(chunks) == b"".join(pieces)
-    assert all(0 < len(piece) <= 2 * pages.PIECE for piece in pieces)
-
-
-class Breaking:
-    """A stream that fails after it has taken something."""
+class Manual(ThreadPoolExecutor):
+    """Threads that do nothing until a test says so."""
 
     def __init__(self) -> None:
-        self.real = zlib.compressobj(wbits=-15)
+        super().__init__(1)
+        self.calls: list[tuple[Future[Any], Callable[[], Any]]] = []
 
-    def compress(self, plain: bytes) -> bytes:
-        return self.real.compress(plain)
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.calls.append((future, lambda: fn(*args, **kwargs)))
+        return future
 
-    def flush(self, _mode: int) -> bytes:
-        raise MemoryError
-
-
-def test_a_stream_that_failed_is_not_used_again() -> None:
-    """What was half taken never comes out with the next part."""
-    streams = iter((Breaking(), zlib.compressobj(wbits=-15)))
-    deflated = Compressor(lambda: next(streams))
-    with pytest.raises(MemoryError):
-        deflated(b"first")
-
-    assert zlib.decompressobj(-15).decompress(deflated(b"second")) == b"second"
+    async def finish(self, call: int) -> None:
+        """Do what was handed over in a call, and let those who wait for it go on."""
+        future, work = self.calls[call]
+        future.set_result(work())
+        await turns()
 
 
-def test_size_and_series_are_the_last_pages() -> None:
+async def turns(count: int = 10) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def large() -> Exposed:
+    """Return pages that are large enough to be finished in a thread."""
+    names = [f"site{number}" for number in range(5)]
+    exposed = Exposed(*names)
+    users = tuple(User(f"{number:0100}", number, number, number) for number in range(1024))
+    for name in names:
+        exposed.answer(name, TOP_USERS, Entries(users))
+    return exposed
+
+
+def test_a_large_page_is_finished_in_a_thread_and_once_for_all_who_wait() -> None:
+    """Ten scrapes at a time cost one, and the event loop does not stand still for it."""
+    exposed = large()
+
+    async def scrape() -> tuple[list[bytes], int]:
+        threads = Manual()
+        asyncio.get_running_loop().set_default_executor(threads)
+        scrapes = [asyncio.create_task(exposed.pages.metrics(Format.TEXT, zipped=True)) for _ in range(10)]
+        await turns()
+        assert not any(task.done() for task in scrapes)
+        await threads.finish(0)
+        return await asyncio.gather(*scrapes), len(threads.calls)
+
+    bodies, calls = asyncio.run(scrape())
+    assert 1 == calls
+    assert exposed.pages.full_bytes >= pages.THREAD_ABOVE
+    assert {id(bodies[0])} == {id(body) for body in bodies}
+    assert gzip.decompress(bodies[0]).endswith(exposed.metrics()[-1000:])
+
+
+def test_a_scrape_gets_what_was_known_when_it_came() -> None:
+    """One that comes after a change does not get the page that is being finished, but the next one."""
+    exposed = large()
+
+    async def scrape() -> tuple[list[bytes], int]:
+        threads = Manual()
+        asyncio.get_running_loop().set_default_executor(threads)
+        scrapes = [asyncio.create_task(exposed.pages.metrics(Format.TEXT, zipped=False)) for _ in range(2)]
+        await turns()
+        exposed.answer("site0", PAYOUT, SOME_PAYOUT)
+        scrapes.append(asyncio.create_task(exposed.pages.metrics(Format.TEXT, zipped=False)))
+        await turns()
+        await threads.finish(0)
+        await threads.finish(1)
+        return await asyncio.gather(*scrapes), len(threads.calls)
+
+    (first, second, third), calls = asyncio.run(scrape())
+    assert 2 == calls
+    assert first is second
+    assert (False, True) == (b"cryptoloot_payout_value{" in first, b"cryptoloot_payout_value{" in third)
+
+
+def test_a_small_page_needs_no_thread() -> None:
+    """A page of a few sites is finished at once: a thread costs more than it."""
+    exposed = Exposed("a", "b")
+
+    async def scrape() -> int:
+        threads = Manual()
+        asyncio.get_running_loop().set_default_executor(threads)
+        await exposed.pages.metrics(Format.TEXT, zipped=True)
+        return len(threads.calls)
+
+    assert 0 == asyncio.run(scrape())
+
+
+def samples(page: bytes) -> dict[str, float]:
+    lines = [line.rsplit(" ", 1) for line in page.decode().splitlines() if not line.startswith("#")]
+    return {series: float(value) for series, value in lines}
+
+
+@pytest.mark.parametrize("on_metrics", [True, False])
+def test_size_and_series_are_the_last_pages(on_metrics: bool) -> None:
     """The gauges of page size and series describe the last full text page, whichever format was asked for."""
-    store = a_store("a")
-    shown = pages_of(store, "a")
-    shown.edition(at(0)).page(Format.OPENMETRICS)
-    text = text_of(shown, at(0)).decode()
-    shown.edition(at(0)).page(Format.OPENMETRICS)
-    later = text_of(shown, at(2)).decode()
-    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    exposed = Exposed("a")
+    exposed.pages.show(list(exposed.sites.values()), on_metrics=on_metrics)
+    exposed.metrics(0, Format.OPENMETRICS)
+    text = exposed.metrics(0)
+    exposed.metrics(0, Format.OPENMETRICS)
+    later = samples(exposed.metrics(2))
 
-    gauges = dict(line.rsplit(" ", 1) for line in later.splitlines() if not line.startswith("#"))
-    assert len(text) == float(gauges["cryptoloot_exporter_page_bytes"])
-    assert len(samples) == float(gauges["cryptoloot_exporter_series"])
+    assert len(text) == later["cryptoloot_exporter_page_bytes"]
+    assert len(samples(text)) == later["cryptoloot_exporter_series"]
+    assert (exposed.pages.full_bytes, exposed.pages.full_series) == (len(exposed.metrics(2)), len(later))
+
+
+def test_the_first_page_knows_its_size() -> None:
+    """Right after the start the gauges are not 0."""
+    page = Exposed("a").metrics(0)
+
+    assert len(samples(page)) == samples(page)["cryptoloot_exporter_series"]
+    assert pytest.approx(len(page), abs=20) == samples(page)["cryptoloot_exporter_page_bytes"]
+
+
+def test_the_overview_has_every_site_with_its_size() -> None:
+    """Size and number of a site's samples are those of its page; its data is there at once."""
+    exposed = Exposed("a", "b")
+    exposed.metrics(0)
+    exposed.answer("a", PAYOUT, SOME_PAYOUT)
+    page = exposed.probe("a") or b""
+    first, second = exposed.pages.overview()
+    lines = of_sites(page)
+
+    assert (exposed.sites["a"], exposed.store["a"]) == (first.site, first.snapshot)
+    assert (sum(len(line) + 1 for line in lines), len(lines)) == (first.bytes, first.series)
+    assert "b" == second.site.name
 
 
 def test_sites_come_and_go() -> None:
     """A page shows the sites it is told to, and forgets the others."""
-    shown = pages_of(a_store("a", "b"), "a", "b")
-    shown.show(subjects_of("b"))
-    page = text_of(shown, at(0))
+    exposed = Exposed("a", "b")
+    exposed.pages.show([exposed.sites["b"]])
+    exposed.answer("a", PAYOUT, SOME_PAYOUT)
+    page = exposed.metrics(0)
 
     assert b'site="b"' in page
     assert b'site="a"' not in page
-    assert shown.site("a", at(0)) is None
+    assert exposed.probe("a") is None
+    assert ["b"] == exposed.pages.site_names
+
+
+def test_a_reload_renders_what_has_changed() -> None:
+    """A site whose config is the same keeps its page; one whose currency has changed gets another."""
+    exposed = Exposed("a", "b")
+    before = {name: exposed.probe(name) for name in NAMES}
+    other = [{"name": "a", "secret_env": "SECRET_a", "currency": "UPX"}]
+    exposed.pages.show([*sites_of("a", sites=other), *sites_of("b")])
+
+    assert b'currency="UPX"' in (exposed.probe("a") or b"")
+    assert before["b"] is exposed.probe("b")
 
 
 def test_sites_can_be_kept_off_metrics() -> None:
-    """Off /metrics the full page has the exporter's own metrics alone, and its gauges say so."""
-    shown = pages_of(a_store("a"), "a")
-    shown.show(subjects_of("a"), on_metrics=False)
-    page = text_of(shown, at(0)).decode()
-    edition = shown.site("a", at(0))
+    """Off /metrics the full page has the exporter's own metrics alone; each site has its own page."""
+    exposed = Exposed("a")
+    exposed.pages.show(list(exposed.sites.values()), on_metrics=False)
+    page = exposed.metrics(0)
 
-    assert "site=" not in page
-    assert f"cryptoloot_exporter_page_bytes {len(page)}.0" in text_of(shown, at(2)).decode()
-    assert edition is not None
-    assert b'cryptoloot_site_info{api_host="127.0.0.1:1"' in edition.page(Format.TEXT).body
-    assert b"process_" not in edition.page(Format.TEXT).body
+    assert b"site=" not in page
+    assert [] == exposed.rendered()
+    assert b'cryptoloot_site_info{api_host="127.0.0.1:1"' in (exposed.probe("a") or b"")
+    assert b"process_" not in (exposed.probe("a") or b"")
+    assert page is exposed.metrics(0)

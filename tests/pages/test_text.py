@@ -1,4 +1,8 @@
+"""Families as text, byte for byte as prometheus-client writes them."""
+
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -9,9 +13,14 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.collectors import metrics
-from exporter.collectors.metrics import Family
-from exporter.pages.text import Format, lines, render
+from exporter.collectors.collector import Family
+from exporter.collectors.payout import DIFFICULTY
+from exporter.collectors.poll_metrics import FAILURES
+from exporter.collectors.users import USER_BALANCE, USER_HASHES
+from exporter.pages.text import Format, lines, number, render, series
+
+if TYPE_CHECKING:
+    from exporter.collectors.collector import Metric as OurMetric
 
 labels = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 values = st.floats(-1e18, 1e18) | st.integers(-(10**18), 10**18).map(float)
@@ -19,13 +28,13 @@ points = st.lists(st.tuples(labels, values), unique_by=lambda point: point[0], m
 failures = st.lists(st.tuples(labels, labels, values), unique_by=lambda point: point[:2], min_size=1)
 
 
-def by_user(metric: metrics.Metric, site: str, points: list[tuple[str, float]]) -> Family:
+def by_user(metric: OurMetric, site: str, points: list[tuple[str, float]]) -> Family:
     return Family(metric, (site, [user for user, _ in points]), [value for _, value in points])
 
 
 def by_reason(site: str, points: list[tuple[str, str, float]]) -> Family:
     endpoints, reasons, counts = zip(*points, strict=True)
-    return Family(metrics.FAILURES, (endpoints, reasons, site), counts)
+    return Family(FAILURES, (endpoints, reasons, site), counts)
 
 
 class Collected:
@@ -35,16 +44,16 @@ class Collected:
         self.families = families
 
     def collect(self) -> list[Metric]:
-        return [theirs(family) for family in self.families]
+        return [client_family(family) for family in self.families]
 
 
-def theirs(family: Family) -> Metric:
+def client_family(family: Family) -> Metric:
     metric = family.metric
     kind = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
-    made = kind(metric.name, metric.help, labels=metric.labels)
+    converted = kind(metric.name, metric.help, labels=metric.labels)
     for label_values, value in family.samples():
-        made.add_metric(label_values, value)
-    return made
+        converted.add_metric(label_values, value)
+    return converted
 
 
 def registry(families: list[Family]) -> CollectorRegistry:
@@ -63,9 +72,9 @@ def test_the_bytes_are_prometheus_clients(
 ) -> None:
     """Both formats are, byte for byte, what prometheus-client renders of the same families."""
     families = [
-        Family(metrics.DIFFICULTY, (site,), [difficulty]),
-        by_user(metrics.USER_BALANCE, site, balances),
-        by_user(metrics.USER_HASHES, site, hashes),
+        Family(DIFFICULTY, (site,), [difficulty]),
+        by_user(USER_BALANCE, site, balances),
+        by_user(USER_HASHES, site, hashes),
         by_reason(site, failed),
     ]
 
@@ -91,7 +100,7 @@ def test_the_bytes_are_prometheus_clients(
 )
 def test_numbers_are_written_as_prometheus_client_does(expected: bytes, value: float) -> None:
     """From a million on there is an exponent; none below zero, which prometheus-client leaves to Python."""
-    family = Family(metrics.DIFFICULTY, ("a",), [value])
+    family = Family(DIFFICULTY, ("a",), [value])
 
     assert expected == lines(family).split()[1]
     assert render([family], Format.TEXT) == generate_latest(registry([family]))
@@ -100,8 +109,23 @@ def test_numbers_are_written_as_prometheus_client_does(expected: bytes, value: f
 @given(labels, points)
 def test_every_label_is_read_back(site: str, samples: list[tuple[str, float]]) -> None:
     """Any Unicode label value comes out of prometheus-client's text parser as it went in."""
-    page = render([by_user(metrics.USER_BALANCE, site, samples)], Format.TEXT).decode()
+    page = render([by_user(USER_BALANCE, site, samples)], Format.TEXT).decode()
     (family,) = parse_text(page)
 
     expected = [({"site": site, "user": user}, value) for user, value in samples]
     assert expected == [(sample.labels, sample.value) for sample in family.samples]
+
+
+@given(labels, points)
+def test_a_single_line_is_as_on_a_page(site: str, samples: list[tuple[str, float]]) -> None:
+    """A series and a number that are written one by one are the bytes of a page's line."""
+    expected = lines(by_user(USER_BALANCE, site, samples)).decode()
+
+    written = [(series(USER_BALANCE.name, {"site": site, "user": user}), value) for user, value in samples]
+    assert expected == "".join(f"{name} {number(value)}\n" for name, value in written)
+
+
+def test_a_family_without_samples_is_no_family() -> None:
+    """Neither HELP nor TYPE of it is on a page."""
+    assert b"" == render([Family(DIFFICULTY, ([],), [])], Format.TEXT)
+    assert b"# EOF\n" == render([Family(DIFFICULTY, ([],), [])], Format.OPENMETRICS)
