@@ -15,7 +15,7 @@ import msgspec
 import yaml
 from msgspec import UNSET
 
-from exporter import flags
+from exporter import cli
 from exporter.api.errors import PollError
 from exporter.collectors.metric import Expiry
 from exporter.config.schema import Section, unwrap
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parent.parent
 RULES = REPOSITORY / "alerts" / "cryptoloot.rules.yml"
 RUNBOOK = REPOSITORY / "docs" / "runbook.md"
-COMMANDS = ("run", "demo", "check", "backfill", "simulate", "health")
 SECRETS = ("secret_env", "secret_file", "secret")
 SOURCES = {
     "config": "Site",
@@ -220,7 +219,7 @@ def _or_nothing(value: dict[str, Any]) -> dict[str, Any]:
 
 def commands() -> str:
     """Return the page of all commands and their flags."""
-    known = _choices(flags.parser(dict.fromkeys(COMMANDS, lambda _: 0)))
+    known = _choices(cli.parser())
     parts = [_COMMANDS]
     for name, command in known.items():
         rows = [(_flag(action), (action.help or "").replace("%%", "%")) for action in _actions(command)]
@@ -253,7 +252,7 @@ def _flag(action: argparse.Action) -> str:
 _COMMANDS = """\
 # Commands and flags
 
-Written by `python -m docs` from [exporter/flags.py](../exporter/flags.py). `cryptoloot-exporter COMMAND --help` says the same;
+Written by `python -m docs` from [exporter/cli.py](../exporter/cli.py). `cryptoloot-exporter COMMAND --help` says the same;
 `python -m exporter` is the same program. Flags follow the Prometheus daemons'. Secrets are never flags.
 
 Exit codes: 0 fine, also after SIGTERM and SIGINT; 1 failed while working; 2 wrong usage or config.

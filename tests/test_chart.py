@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deploy.helm.__main__ import CHART, written
-from exporter import __version__, cli, config, flags
+from exporter import __version__, cli, config
 from tests.charting import (
     DATA,
     KUBERNETES,
@@ -283,7 +283,7 @@ def test_numbers_stay_numbers() -> None:
 def test_the_exporter_takes_the_flags(values: str, tmp_path: Path) -> None:
     """The container's arguments are a command of it, and name files that are mounted."""
     moved = mounted(values, tmp_path)
-    parser = flags.parser(cli.COMMANDS)
+    parser = cli.parser()
     parsed = parser.parse_args([moved(argument) for argument in container(values)["args"]])
 
     assert cli.COMMANDS["run"] is parsed.command
@@ -307,9 +307,9 @@ def test_probes_get_in(values: str) -> None:
         )
         assert expected == {key: asked[key] for key in asked if key in {"exec", "httpGet"}}
     assert SOCKET in exporter["args"]
-    assert flags.parser(cli.COMMANDS).parse_args(command[1:])
+    assert cli.parser().parse_args(command[1:])
     assert [{"name": "metrics", "containerPort": PORT}] == exporter["ports"]
-    assert flags.DEFAULT_ADDRESS.endswith(f":{PORT}")
+    assert cli.DEFAULT_ADDRESS.endswith(f":{PORT}")
 
 
 def test_a_changed_config_restarts_the_pods() -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from exporter import cli, flags
+from exporter import cli
 from tests.conftest import REPOSITORY, required
 from tests.test_alerts import told
 
@@ -28,7 +28,7 @@ PROGRAM = "cryptoloot-exporter"
 
 def taken(arguments: list[str]) -> Any:
     """Return what the exporter makes of its arguments; it exits where it does not take them."""
-    return flags.parser(cli.COMMANDS).parse_args(arguments)
+    return cli.parser().parse_args(arguments)
 
 
 # -------------------------------------------------------------------------------------------------- the locks

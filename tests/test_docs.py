@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from docs import generated
-from exporter import cli, config, flags
+from exporter import cli, config
 from exporter.config import ConfigError, schema
 from exporter.config.problems import Problems
 from exporter.endpoint import Reason
@@ -268,7 +268,7 @@ def test_scripts_run(block: Block) -> None:
         (required("bash"), "-n"), input=block.content, text=True, capture_output=True, check=False
     )
     targets = set(re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    parser = flags.parser(cli.COMMANDS)
+    parser = cli.parser()
 
     assert (0, "") == (read.returncode, read.stderr)
     for words in commands(block.content):

@@ -29,6 +29,7 @@ from exporter.app import App, Options
 from exporter.endpoint import Endpoint, Reason
 from exporter.pages.text import Format
 from exporter.simulator import World
+from exporter.simulator.api import result
 from exporter.web import listening, server
 from tests.api.raw_server import HTML, Reply, Server, closed_port, drip, message, reply, zipped
 from tests.conftest import PatientTime, parsed, required
@@ -195,9 +196,9 @@ class Stage:
 
     def good(self) -> Reply:
         site, now = self.world.sites["a"], self.world.clock()
-        told = simulator._result(site, "GET", FAILING, {"count": "128"}, now)
+        document = result(site, "GET", FAILING, {"count": "128"}, now)
         # A kept connection would outlive its certificate: what matters here is a new one.
-        return reply(json.dumps(told).encode(), end="close" if self.fault.way == TLS else "keep")
+        return reply(json.dumps(document).encode(), end="close" if self.fault.way == TLS else "keep")
 
     def play(self, *, lasts: bool) -> None:
         """Begin or end the fault."""

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from exporter import app, config, log, simulator
+from exporter import app, cli, config, log, simulator
+from exporter.backfill.command import poll_sources
+from exporter.backfill.prometheus import Prometheus, PrometheusError
+from exporter.backfill.samples import exposition, windows_until
 from exporter.clock import Clock, Now
 from exporter.config.sharding import WHOLE, Share
 
@@ -83,24 +86,20 @@ async def backfilled(
     """Return what `backfill` writes and what it reports; `prometheus` stands for `--prometheus`."""
     ticking = _clock(*clock)
     now = ticking.now().wall
-    known, failures = await app.histories(config.parse(document, environ), names, ticking, transport)
-    missed = {site for site, *_ in failures}
-    sources = [
-        backfill.source(subject, snapshot, labels)
-        for subject, snapshot in known
-        if subject.name not in missed
-    ]
+    sources, failures = await poll_sources(
+        config.parse(document, environ), names, labels, ticking, app.USER_AGENT, transport=transport
+    )
     told = [": ".join(failure) for failure in failures]
-    told += [f"{each.subject.name}: hashes are {each.known.meaning}" for each in sources]
-    windows: Mapping[str, Any] = backfill.before(sources, until)
+    told += [f"{each.site.name}: hashes are {each.history.meaning}" for each in sources]
+    windows: Mapping[str, Any] = windows_until(sources, until)
     if prometheus is not None:
         try:
-            async with backfill.Prometheus("http://prometheus:9090", prometheus) as asked:
-                windows, end = await backfill.missing(sources, asked, since, now, gaps=gaps)
+            async with Prometheus("http://prometheus:9090", prometheus) as asked:
+                windows, end = await asked.missing(sources, since, now, gaps_only=gaps)
             told.append(f"until {end}")
-        except backfill.Unanswered as error:
+        except PrometheusError as error:
             return "", [*told, str(error)]
-    return "".join(backfill.written(sources, windows, since, now)), told
+    return "".join(exposition(sources, windows, since, now)), told
 
 
 def command(*arguments: str) -> tuple[int, str, str]:

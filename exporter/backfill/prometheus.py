@@ -1,0 +1,154 @@
+"""What a Prometheus already has of a site's series, so that only what is missing is written."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import netrc
+from itertools import pairwise
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import httpx
+import msgspec
+
+from exporter.backfill.samples import METRICS
+from exporter.collectors.history import SETTLED_TIMESTAMP
+from exporter.pages.text import series
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exporter.backfill.samples import Source, Windows
+    from exporter.collectors.collector import Metric
+
+T = TypeVar("T")
+
+LOOKBACK = 300  # seconds without a sample after which a graph has a gap
+HEAD = 3 * 3600  # seconds that Prometheus keeps in its head at most, while it is well
+EARLIER = 30 * 86_400  # seconds before the API's oldest row in which a series may have samples
+CHUNK = 86_400  # seconds that one query asks for
+TIMEOUT = 60.0  # seconds that an answer of Prometheus may take
+
+
+class PrometheusError(Exception):
+    """Prometheus cannot be used; the text says why, and nothing of what the URL may hold."""
+
+
+class _Series(msgspec.Struct):
+    metric: dict[str, str]
+    values: list[tuple[float, str]] = []
+
+
+class Prometheus:
+    """A Prometheus, or what answers like it, at a URL; `transport` replaces the network in tests."""
+
+    def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._http = httpx.AsyncClient(base_url=url, transport=transport, timeout=TIMEOUT, trust_env=False)
+        self._host = self._http.base_url.netloc.decode()
+        with contextlib.suppress(OSError, netrc.NetrcParseError):  # most have none, and need none
+            self._http.auth = httpx.NetRCAuth()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def missing(
+        self, sources: Sequence[Source], since: float, now: float, *, gaps_only: bool
+    ) -> tuple[dict[str, Windows], float]:
+        """Return the windows by series that it has no samples in, and where they end at the latest.
+
+        These are all before a series begins, or only its gaps; none reaches into the head. Raises
+        PrometheusError.
+        """
+        end = await self.head_start(now)
+        windows: dict[str, Windows] = {}
+        for source in sources:
+            oldest = min((row.synctime for row in source.history.rows), default=now)
+            queries = [self.sample_times(source, metric, max(since, oldest), now) for metric in METRICS]
+            times = dict(zip(METRICS, await asyncio.gather(*queries), strict=True))
+            if not any(times.values()):
+                await self._reject_other_labels(source, now)
+            for metric in METRICS:
+                free = gaps(times[metric]) if gaps_only else [(-math.inf, min(times[metric], default=now))]
+                windows[source.series(metric)] = [(a, min(b, end)) for a, b in free if a < min(b, end)]
+        return windows, end
+
+    async def head_start(self, now: float) -> float:
+        """Return where its head begins: what it has not made blocks of yet. Raises PrometheusError.
+
+        A block must not overlap it: after a restart Prometheus would drop from its log what is older than
+        the newest block's end, of all series. Where no start is reported, the head has three hours at most.
+        """
+        start, _ = await self._get(float, "/api/v1/status/tsdb", ("headStats", "minTime"))
+        return now - HEAD if start is None else min(now, start / 1000)
+
+    async def sample_times(self, source: Source, metric: Metric, since: float, now: float) -> list[float]:
+        """Return the times of its samples of a series, ascending, from a little before `since` on.
+
+        Where there are earlier ones, they count as one that is that little before.
+        Raises PrometheusError, also where it is not one series of the same labels.
+        """
+        selector = source.series(metric)
+        begin = since - LOOKBACK
+        earlier = await self._query(f"count_over_time({selector}[{EARLIER}s])", begin)
+        recent = [
+            result
+            for chunk in range(math.ceil((now - begin) / CHUNK))
+            for result in await self._query(f"{selector}[{CHUNK}s]", min(begin + (chunk + 1) * CHUNK, now))
+        ]
+        for result in (*earlier, *recent):
+            if more := sorted(result.metric.keys() - source.labels.keys() - {"__name__"}):
+                raise PrometheusError(
+                    f"Prometheus at {self._host} has {source.site.name} with more labels than --label "
+                    f"names: {', '.join(more)}"
+                )
+        times = {at for result in recent for at, _ in result.values if at > begin}
+        return sorted(times | ({begin} if earlier else set()))
+
+    async def _reject_other_labels(self, source: Source, now: float) -> None:
+        """Raise PrometheusError where it has the site under other labels: each series would exist twice."""
+        selector = series(SETTLED_TIMESTAMP.name, {"site": source.site.name})
+        for result in await self._query(f"last_over_time({selector}[1d])", now):
+            labels = ", ".join(f"{name}={result.metric.get(name, '')}" for name in ("job", "instance"))
+            raise PrometheusError(
+                f"Prometheus at {self._host} has {source.site.name} under other labels ({labels}): give them "
+                "by --label, or there will be two of it"
+            )
+
+    async def _query(self, expression: str, at: float) -> list[_Series]:
+        result, status = await self._get(
+            list[_Series], "/api/v1/query", ("result",), query=expression, time=str(at)
+        )
+        if result is not None:
+            return result
+        raise PrometheusError(
+            f"Prometheus at {self._host}: no answer to a query, status {status}; is a path missing, as in "
+            "http://host/prometheus?"
+        )
+
+    async def _get(
+        self, kind: type[T], path: str, keys: Sequence[str], **parameters: str
+    ) -> tuple[T | None, int]:
+        """Return what is under `keys` of an answer's data, None where there is no such thing, and the status.
+
+        Raises PrometheusError.
+        """
+        try:
+            response = await self._http.get(path, params=parameters)
+            document = msgspec.json.decode(response.content)
+            for key in ("data", *keys):
+                document = document[key]
+            return msgspec.convert(document, kind), response.status_code
+        except httpx.HTTPError as error:
+            problem = type(error).__name__
+        except (msgspec.MsgspecError, LookupError, TypeError, RecursionError, UnicodeDecodeError):
+            return None, response.status_code
+        raise PrometheusError(f"Prometheus at {self._host} cannot be reached: {problem}")
+
+
+def gaps(times: Sequence[float]) -> Windows:
+    """Return the windows between samples that are further from each other than a graph bridges."""
+    return [(one, other) for one, other in pairwise(times) if other - one > LOOKBACK]
