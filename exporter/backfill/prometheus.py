@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exporter.backfill.samples import Source, Windows
-    from exporter.collectors.collector import Metric
+    from exporter.collectors.metric import Metric
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ from exporter.pages.text import Format, header, number, series
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from exporter.collectors.collector import Metric
     from exporter.collectors.history import HistoryState
+    from exporter.collectors.metric import Metric
     from exporter.config import Site
 
     Windows = Sequence[tuple[float, float]]  # ascending; samples are written strictly between the two times
