@@ -67,8 +67,7 @@ def metrics() -> str:
     """Return the page of all metrics, by their source, in the order of a scrape."""
     sections: dict[str, list[Metric]] = {}
     for metric in CATALOGUE.values():
-        path, _, _ = metric.source.partition(" ")
-        sections.setdefault(SOURCES.get(path, f"From `{path}`"), []).append(metric)
+        sections.setdefault(SOURCES.get(metric.source, f"From `{metric.source}`"), []).append(metric)
     parts = [_METRICS]
     for title, listed in sections.items():
         rows = [

@@ -22,18 +22,12 @@ if TYPE_CHECKING:
 
 ALL_USERS = Endpoint("/user/list")
 RESTARTS = 3  # a page is named by a user, who can be gone by the time the page is asked for
-METRICS = MetricList()
-USERS = METRICS.gauge("all_users", "Users of the last walk over all pages of /user/list.", "/user/list users")
-HASHES = METRICS.gauge(
-    "all_users_hashes", "Accepted hashes of all users: sum of total of /user/list.", "/user/list total"
-)
-BALANCE = METRICS.gauge(
-    "all_users_balance_coins", "Coins owed to all users: sum of balance of /user/list.", "/user/list balance"
-)
+METRICS = MetricList(ALL_USERS)
+USERS = METRICS.gauge("all_users", "Users of the last walk over all pages of /user/list.")
+HASHES = METRICS.gauge("all_users_hashes", "Accepted hashes of all users: sum of total of /user/list.")
+BALANCE = METRICS.gauge("all_users_balance_coins", "Coins owed to all users: sum of balance of /user/list.")
 WITHDRAWN = METRICS.gauge(
-    "all_users_withdrawn_coins",
-    "Coins all users withdrew: sum of withdrawn of /user/list.",
-    "/user/list withdrawn",
+    "all_users_withdrawn_coins", "Coins all users withdrew: sum of withdrawn of /user/list."
 )
 
 

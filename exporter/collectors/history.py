@@ -22,75 +22,53 @@ if TYPE_CHECKING:
     from exporter.config import Poll, Site
 
 HISTORY = Endpoint("/stats/history")
-METRICS = MetricList()
+METRICS = MetricList(HISTORY)
 HASHRATE = METRICS.gauge(
     "hashrate_hashes_per_second",
     "hashrate of /stats/history's newest settled row, whose hour ended 15 minutes ago or more.",
-    "/stats/history hashrate",
     Expiry.ROW,
 )
 UNSETTLED_HASHRATE = METRICS.gauge(
     "unsettled_hashrate_hashes_per_second",
     "hashrate of /stats/history's newest row, possibly still filling: for graphs, not for alerts.",
-    "/stats/history hashrate",
     Expiry.ROW,
 )
 BASELINE = METRICS.gauge(
     "baseline_hashrate_hashes_per_second",
     "Median hashrate of /stats/history's settled rows at the newest one's UTC hour on earlier days; "
     "absent with fewer than 3.",
-    "/stats/history hashrate",
     Expiry.ROW,
 )
 SAMPLES = METRICS.gauge(
-    "baseline_samples",
-    "Rows of /stats/history that the baseline hashrate is the median of.",
-    "/stats/history hashrate",
+    "baseline_samples", "Rows of /stats/history that the baseline hashrate is the median of."
 )
 ROW_HASHES = METRICS.gauge(
-    "history_row_hashes",
-    "Hashes in the newest settled row's hour: hashes of /stats/history.",
-    "/stats/history hashes",
-    Expiry.ROW,
+    "history_row_hashes", "Hashes in the newest settled row's hour: hashes of /stats/history.", Expiry.ROW
 )
 DAY_HASHES = METRICS.gauge(
     "history_day_hashes",
     "Hashes in the last 24 settled rows, or fewer: hashes of /stats/history.",
-    "/stats/history hashes",
     Expiry.ROW,
 )
 WEEK_HASHES = METRICS.gauge(
     "history_week_hashes",
     "Hashes in all settled rows, a week's when the site is that old: hashes of /stats/history.",
-    "/stats/history hashes",
     Expiry.ROW,
 )
 ROW_TIMESTAMP = METRICS.gauge(
-    "history_row_timestamp_seconds",
-    "synctime of /stats/history's newest row.",
-    "/stats/history synctime",
-    Expiry.NEVER,
+    "history_row_timestamp_seconds", "synctime of /stats/history's newest row.", Expiry.NEVER
 )
 SETTLED_TIMESTAMP = METRICS.gauge(
-    "history_settled_row_timestamp_seconds",
-    "synctime of /stats/history's newest settled row.",
-    "/stats/history synctime",
-    Expiry.NEVER,
+    "history_settled_row_timestamp_seconds", "synctime of /stats/history's newest settled row.", Expiry.NEVER
 )
-ROWS = METRICS.gauge(
-    "history_rows", "Rows of /stats/history, without duplicates and future ones.", "/stats/history synctime"
-)
+ROWS = METRICS.gauge("history_rows", "Rows of /stats/history, without duplicates and future ones.")
 MISSING_ROWS = METRICS.gauge(
-    "history_missing_rows",
-    "Hours between /stats/history's oldest and newest row without one.",
-    "/stats/history synctime",
+    "history_missing_rows", "Hours between /stats/history's oldest and newest row without one."
 )
 HASHES_MODE = METRICS.gauge(
     "history_hashes_mode",
     "1 for what hashes of /stats/history turned out to mean, 0 for the other modes.",
-    "/stats/history hashes",
-    Expiry.STALE,
-    "mode",
+    labels="mode",
 )
 
 

@@ -31,7 +31,7 @@ class Expiry(Enum):
 class Metric:
     """One family: its name as scraped, its type, its labels in the samples' order, its HELP, its source.
 
-    `source` is the API's path and field, or `config`, `polls`, `exporter`.
+    `source` is where its values are from: an endpoint of the API, `config`, `polls` or `exporter`.
     """
 
     name: str
@@ -43,21 +43,29 @@ class Metric:
 
 
 class MetricList(list[Metric]):
-    """The metrics of a site that a module defines, in the order of their definition."""
+    """The metrics of a site that a module defines, in the order of their definition.
+
+    `source` and `expiry` are those of metrics that do not say otherwise.
+    """
+
+    def __init__(self, source: str, expiry: Expiry = Expiry.STALE) -> None:
+        super().__init__()
+        self._source, self._expiry = source, expiry
 
     def gauge(
-        self, name: str, text: str, source: str, expiry: Expiry = Expiry.STALE, labels: str = ""
+        self, name: str, text: str, expiry: Expiry | None = None, *, labels: str = "", source: str = ""
     ) -> Metric:
         """Define the gauge `cryptoloot_NAME`; `labels` are those beside the site, separated by blanks."""
-        names = tuple(sorted(f"site {labels}".split()))
-        self.append(Metric(f"cryptoloot_{name}", "gauge", names, f"{text}{expiry.value}", source, expiry))
+        expiry = expiry or self._expiry
+        names, about = tuple(sorted(f"site {labels}".split())), f"{text}{expiry.value}"
+        self.append(Metric(f"cryptoloot_{name}", "gauge", names, about, source or self._source, expiry))
         return self[-1]
 
     def counter(
-        self, name: str, text: str, source: str, expiry: Expiry = Expiry.STALE, labels: str = ""
+        self, name: str, text: str, expiry: Expiry | None = None, *, labels: str = "", source: str = ""
     ) -> Metric:
         """Define the counter `cryptoloot_NAME_total`, as `gauge`."""
-        metric = self.gauge(f"{name}_total", text, source, expiry, labels)
+        metric = self.gauge(f"{name}_total", text, expiry, labels=labels, source=source)
         self[-1] = replace(metric, type="counter")
         return self[-1]
 

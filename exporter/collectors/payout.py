@@ -18,30 +18,19 @@ if TYPE_CHECKING:
     from exporter.config import Poll, Site
 
 PAYOUT = Endpoint("/stats/payout")
-METRICS = MetricList()
-DIFFICULTY = METRICS.gauge(
-    "network_difficulty", "Network difficulty: diff of /stats/payout.", "/stats/payout diff"
-)
+METRICS = MetricList(PAYOUT)
+DIFFICULTY = METRICS.gauge("network_difficulty", "Network difficulty: diff of /stats/payout.")
 VALUE = METRICS.gauge(
-    "payout_value",
-    "value of /stats/payout as reported; unit undocumented, probably the block reward.",
-    "/stats/payout value",
+    "payout_value", "value of /stats/payout as reported; unit undocumented, probably the block reward."
 )
 RAW = METRICS.gauge(
-    "payout_raw",
-    "payout of /stats/payout as reported; unit undocumented, probably the share paid out.",
-    "/stats/payout payout",
+    "payout_raw", "payout of /stats/payout as reported; unit undocumented, probably the share paid out."
 )
 PER_MILLION = METRICS.gauge(
-    "payout_coins_per_million_hashes",
-    "Coins paid per million hashes: payoutPer1MHashes of /stats/payout.",
-    "/stats/payout payoutPer1MHashes",
+    "payout_coins_per_million_hashes", "Coins paid per million hashes: payoutPer1MHashes of /stats/payout."
 )
 SYNC_TIMESTAMP = METRICS.gauge(
-    "payout_sync_timestamp_seconds",
-    "When the payout was computed: synctime of /stats/payout.",
-    "/stats/payout synctime",
-    Expiry.NEVER,
+    "payout_sync_timestamp_seconds", "When the payout was computed: synctime of /stats/payout.", Expiry.NEVER
 )
 
 

@@ -15,61 +15,41 @@ if TYPE_CHECKING:
     from exporter.config import Poll, Site
     from exporter.endpoint import Endpoint
 
-METRICS = MetricList()
+METRICS = MetricList("polls", Expiry.NEVER)
 SITE_INFO = METRICS.gauge(
     "site_info",
     "1 for each configured site, with what its amounts are in.",
-    "config",
     Expiry.CONFIG,
-    "currency api_host",
+    labels="currency api_host",
+    source="config",
 )
 UP = METRICS.gauge(
-    "up",
-    "1 when the endpoint's last poll succeeded, else 0; absent before the first.",
-    "polls",
-    Expiry.NEVER,
-    "endpoint",
+    "up", "1 when the endpoint's last poll succeeded, else 0; absent before the first.", labels="endpoint"
 )
 LAST_SUCCESS = METRICS.gauge(
     "last_success_timestamp_seconds",
     "When a poll of the endpoint last succeeded; 0 until one does.",
-    "polls",
-    Expiry.NEVER,
-    "endpoint",
+    labels="endpoint",
 )
 LAST_POLL = METRICS.gauge(
-    "last_poll_timestamp_seconds", "When the endpoint was last polled.", "polls", Expiry.NEVER, "endpoint"
+    "last_poll_timestamp_seconds", "When the endpoint was last polled.", labels="endpoint"
 )
 NEXT_POLL = METRICS.gauge(
     "next_poll_timestamp_seconds",
     "When the endpoint's next poll is due, back-off included.",
-    "polls",
-    Expiry.NEVER,
-    "endpoint",
+    labels="endpoint",
 )
 INTERVAL = METRICS.gauge(
-    "poll_interval_seconds",
-    "Configured interval of the endpoint's polls.",
-    "polls",
-    Expiry.CONFIG,
-    "endpoint",
+    "poll_interval_seconds", "Configured interval of the endpoint's polls.", Expiry.CONFIG, labels="endpoint"
 )
-POLLS = METRICS.counter(
-    "polls", "Polls of the endpoint, failed ones included.", "polls", Expiry.NEVER, "endpoint"
-)
+POLLS = METRICS.counter("polls", "Polls of the endpoint, failed ones included.", labels="endpoint")
 FAILURES = METRICS.counter(
-    "poll_failures",
-    "Failed polls of the endpoint, each under one reason.",
-    "polls",
-    Expiry.NEVER,
-    "endpoint reason",
+    "poll_failures", "Failed polls of the endpoint, each under one reason.", labels="endpoint reason"
 )
 REJECTED = METRICS.counter(
     "rejected_entries",
     "Entries of the endpoint's list that could not be read while the rest could.",
-    "polls",
-    Expiry.NEVER,
-    "endpoint",
+    labels="endpoint",
 )
 
 

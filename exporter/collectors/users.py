@@ -31,58 +31,46 @@ if TYPE_CHECKING:
 
 TOP_USERS = Endpoint("/user/top")
 BALANCES = Endpoint("/user/balance")
-METRICS = MetricList()
+METRICS = MetricList(TOP_USERS)
 USER_HASHES = METRICS.counter(
     "user_hashes",
     "A user's accepted hashes: total of /user/top or /user/balance, guarded against falls that are no reset.",
-    "/user/top total",
     labels="user",
 )
 USER_WITHDRAWN = METRICS.counter(
     "user_withdrawn_coins",
     "Coins a user withdrew: withdrawn of /user/top or /user/balance, guarded against falls that are no "
     "reset.",
-    "/user/top withdrawn",
     labels="user",
 )
 USER_BALANCE = METRICS.gauge(
-    "user_balance_coins",
-    "Coins owed to a user: balance of /user/top or /user/balance.",
-    "/user/top balance",
-    labels="user",
+    "user_balance_coins", "Coins owed to a user: balance of /user/top or /user/balance.", labels="user"
 )
 WATCHED_FAILURES = METRICS.counter(
     "watched_user_failures",
     "Watched users whom /user/balance refused, each under one reason.",
-    "/user/balance error",
     Expiry.NEVER,
-    "reason",
+    labels="reason",
+    source=BALANCES,
 )
-RETURNED = METRICS.gauge(
-    "top_users_returned", "Users of the last /user/top answer that could be read.", "/user/top users"
-)
+RETURNED = METRICS.gauge("top_users_returned", "Users of the last /user/top answer that could be read.")
 TOP_BALANCE = METRICS.gauge(
-    "top_users_balance_coins",
-    "Coins owed to the users returned: sum of balance of /user/top.",
-    "/user/top balance",
+    "top_users_balance_coins", "Coins owed to the users returned: sum of balance of /user/top."
 )
 TRACKED_HASHES = METRICS.counter(
     "tracked_user_hashes",
     "Increases of total of users present in two successive /user/top answers, summed up since the start.",
-    "/user/top total",
     Expiry.NEVER,
 )
 TOTALS_CHANGED = METRICS.gauge(
     "user_totals_change_timestamp_seconds",
     "When a total of /user/top last moved; absent until one does.",
-    "/user/top total",
     Expiry.NEVER,
 )
 REGRESSIONS = METRICS.counter(
     "user_regressions",
     "Answers whose fall of total or withdrawn of /user/top or /user/balance the guard held back; "
     "a reset is none.",
-    "/user/top total",
     Expiry.NEVER,
 )
 
