@@ -102,6 +102,29 @@ async def incident_freeze() -> str:
 
 
 @scene
+async def expiry_between_polls() -> str:
+    """Let values expire and hours become complete to the second, while nothing is polled."""
+    polls = {
+        "payout": {"interval": "1h", "stale_after": "61m"},
+        "history": {"interval": "5h", "stale_after": "6h", "max_row_age": "3h"},
+        "top_users": {"interval": "5h", "stale_after": "5h"},
+    }
+    simulated = Simulated("ill")
+    play = await started(config("ill", poll=polls), simulated)
+    await play.until(1)
+    simulated.world.sites["ill"].incidents.append(Incident("outage", WALL + 1, 9 * HOUR))
+    complete, stale, old = 3700.0, 3660.125, 10_000.0  # 23:15:00, the payout's age, 01:00:00
+    for moment in (stale - 2, stale, stale + 2, complete - 2, complete, complete + 2, old - 2, old, old + 2):
+        await play.until(moment)
+        await play.metrics()
+    await play.until(5 * HOUR + 2)
+    await play.look()
+    await play.until(6 * HOUR + 2)
+    await play.look()
+    return await play.close()
+
+
+@scene
 async def incident_reset() -> str:
     """All totals restart from 0: ignored at first, confirmed by the next answer."""
     moments = (BEGIN - 70, BEGIN - 10, *(BEGIN + 20 + 60 * minute for minute in range(4)), BEGIN + 800)
