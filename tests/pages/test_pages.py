@@ -33,7 +33,7 @@ from tests.pages.exposed import Exposed, at, sites_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from exporter.collectors.collector import Family
+    from exporter.collectors.metric import Family
     from exporter.collectors.snapshot import Store
     from exporter.config import Site
 

@@ -13,14 +13,14 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.collectors.collector import Family
+from exporter.collectors.metric import Family
 from exporter.collectors.payout import DIFFICULTY
 from exporter.collectors.poll_metrics import FAILURES
 from exporter.collectors.users import USER_BALANCE, USER_HASHES
 from exporter.pages.text import Format, lines, number, render, series
 
 if TYPE_CHECKING:
-    from exporter.collectors.collector import Metric as OurMetric
+    from exporter.collectors.metric import Metric as OurMetric
 
 labels = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 values = st.floats(-1e18, 1e18) | st.integers(-(10**18), 10**18).map(float)
