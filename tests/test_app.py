@@ -1,3 +1,5 @@
+"""The daemon on virtual time: what it shows of a simulated API, and what a reload changes."""
+
 from __future__ import annotations
 
 import asyncio
@@ -7,10 +9,13 @@ import httpx
 from structlog.testing import capture_logs
 
 from exporter import __version__, simulator
-from exporter.app import App, Options, once
+from exporter.app import App, Options, check_online
+from exporter.collectors.users import TOP_USERS
 from exporter.config import ConfigError
 from exporter.config.problems import Problem
-from exporter.pages.text import Format
+from exporter.config.sharding import Share
+from exporter.endpoint import Reason
+from exporter.polling.poller import Failure
 from exporter.simulator import Incident, World
 from tests.conftest import VirtualTime, parsed, settle
 
@@ -23,30 +28,44 @@ HOUR = 3600
 SITES = ("a", "b")
 
 
+class Network(httpx.ASGITransport):
+    """The simulator as the outgoing network; it counts the connections that were closed."""
+
+    closed = 0
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
 class Stage:
     """An app on virtual time, polling the simulator in the same process."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, **options: Any) -> None:
         self.time = VirtualTime()
         self.world = World(seed=3, clock=lambda: self.time.wall, sleep=self.time.sleep)
         for site in SITES:
             self.world.add(site, f"secret-of-{site}", users=30)
         self.config: Config | ConfigError = config
-        transport = httpx.ASGITransport(app=simulator.app(self.world))
-        self.app = App(self.load, Options(("127.0.0.1:0",)), self.time.clock, transport)
+        self.network = Network(app=simulator.app(self.world))
+        self.app = App(self.load, Options(("127.0.0.1:0",), **options), self.time.clock, self.network)
 
     def load(self) -> Config:
         if isinstance(self.config, ConfigError):
             raise self.config
         return self.config
 
-    def page(self) -> dict[str, float]:
-        text = self.app._pages.edition(self.time.now()).page(Format.TEXT).body.decode()
+    async def get(self, path: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app=self.app.web)
+        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
+            return await client.get(path)
+
+    async def page(self) -> dict[str, float]:
+        text = (await self.get("/metrics")).text
         pairs = (line.rsplit(" ", 1) for line in text.split("\n")[:-1] if line[0] != "#")
         return {series: float(value) for series, value in pairs}
 
-    def series(self, name: str, site: str) -> float | None:
-        return self.page().get(f'cryptoloot_{name}{{site="{site}"}}')
+    async def series(self, name: str, site: str) -> float | None:
+        return (await self.page()).get(f'cryptoloot_{name}{{site="{site}"}}')
 
 
 def two_sites(**sections: Any) -> Config:
@@ -69,7 +88,7 @@ def test_the_page_says_what_the_world_says() -> None:
 
     async def scene(stage: Stage) -> None:
         await stage.time.run(2)
-        page, site, now = stage.page(), stage.world.sites["a"], stage.time.wall
+        page, site, now = await stage.page(), stage.world.sites["a"], stage.time.wall
         settled = [row for row in site.rows(now) if row.synctime + 75 * 60 <= now]
         polled = page['cryptoloot_last_success_timestamp_seconds{endpoint="/user/top",site="a"}']
 
@@ -88,9 +107,9 @@ def test_every_call_names_the_program() -> None:
 
     def answer(request: httpx.Request) -> httpx.Response:
         agents.add(request.headers["User-Agent"])
-        return httpx.Response(500)
+        return httpx.Response(500, stream=httpx.ByteStream(b""))
 
-    asyncio.run(once(two_sites(), VirtualTime().clock, httpx.MockTransport(answer)))
+    asyncio.run(check_online(two_sites(), VirtualTime().clock, httpx.MockTransport(answer)))
 
     assert {f"cryptoloot-exporter/{__version__}"} == agents
 
@@ -103,37 +122,39 @@ def test_values_leave_when_stale_and_come_back() -> None:
         outage = Incident("outage-5xx", stage.time.wall, HOUR)
         stage.world.sites["a"].incidents.append(outage)
         await stage.time.run(200)
-        assert stage.series("network_difficulty", "a") is not None
+        assert await stage.series("network_difficulty", "a") is not None
         await stage.time.run(200)
-        page = stage.page()
-        assert stage.series("network_difficulty", "a") is None
+        page = await stage.page()
+        assert await stage.series("network_difficulty", "a") is None
         assert page['cryptoloot_up{endpoint="/stats/payout",site="a"}'] == 0
         assert page['cryptoloot_payout_sync_timestamp_seconds{site="a"}'] > 0
         assert (
             page['cryptoloot_poll_failures_total{endpoint="/stats/payout",reason="http_status",site="a"}'] > 0
         )
         await stage.time.run(1 + HOUR + 200)
-        assert stage.series("network_difficulty", "a") is not None
-        assert stage.series("hashrate_hashes_per_second", "a") is not None
+        assert await stage.series("network_difficulty", "a") is not None
+        assert await stage.series("hashrate_hashes_per_second", "a") is not None
 
     played(two_sites(), scene)
 
 
 def test_an_outage_is_one_sites() -> None:
     """One site's outage or hanging changes nothing on the other."""
+    pages = []
+
+    def scene(*incidents: Incident) -> Callable[[Stage], Coroutine[Any, Any, None]]:
+        async def play(stage: Stage) -> None:
+            stage.world.sites["a"].incidents += incidents
+            await stage.time.run(1000)
+            pages.append({k: value for k, value in (await stage.page()).items() if 'site="b"' in k})
+
+        return play
+
     quiet = two_sites(api={"timeout": "5s"})
+    played(quiet, scene())
+    played(quiet, scene(Incident("outage-html", VirtualTime().wall, 9 * HOUR)))
 
-    async def scene(stage: Stage) -> None:
-        stage.world.sites["a"].incidents.append(Incident("outage-html", stage.time.wall, 9 * HOUR))
-        await stage.time.run(1000)
-
-    def of_b(stage: Stage) -> dict[str, float]:
-        return {series: value for series, value in stage.page().items() if 'site="b"' in series}
-
-    async def nothing(stage: Stage) -> None:
-        await stage.time.run(1000)
-
-    assert of_b(played(quiet, nothing)) == of_b(played(quiet, scene))
+    assert pages[0] == pages[1]
 
 
 def test_frozen_rows_leave_though_polls_succeed() -> None:
@@ -142,13 +163,13 @@ def test_frozen_rows_leave_though_polls_succeed() -> None:
     async def scene(stage: Stage) -> None:
         await stage.time.run(5)
         stage.world.sites["a"].incidents.append(Incident("freeze", stage.time.wall, 20 * HOUR))
-        before = stage.series("history_settled_row_timestamp_seconds", "a")
+        before = await stage.series("history_settled_row_timestamp_seconds", "a")
         await stage.time.run(6 * HOUR)
-        page = stage.page()
+        page = await stage.page()
         assert page['cryptoloot_up{endpoint="/stats/history",site="a"}'] == 1
-        assert stage.series("hashrate_hashes_per_second", "a") is None
-        assert stage.series("hashrate_hashes_per_second", "b") is not None
-        frozen = stage.series("history_settled_row_timestamp_seconds", "a")
+        assert await stage.series("hashrate_hashes_per_second", "a") is None
+        assert await stage.series("hashrate_hashes_per_second", "b") is not None
+        frozen = await stage.series("history_settled_row_timestamp_seconds", "a")
         assert before is not None
         assert frozen is not None
         assert frozen == before + 2 * HOUR  # the row that was filling when the data froze
@@ -168,12 +189,12 @@ def test_totals_that_waver_are_held() -> None:
         user = name % site.top(stage.time.wall, 1)[0].name
         for _ in range(30):
             await stage.time.run(61)
-            seen.append(stage.page()[user])
+            seen.append((await stage.page())[user])
         assert seen == sorted(seen)
-        assert (stage.series("user_regressions_total", "a") or 0) > 0
+        assert (await stage.series("user_regressions_total", "a") or 0) > 0
         site.incidents.append(Incident("reset", stage.time.wall, 1))
         await stage.time.run(200)
-        assert stage.page()[user] < seen[-1] / 2
+        assert (await stage.page())[user] < seen[-1] / 2
 
     played(two_sites(), scene)
 
@@ -184,7 +205,7 @@ def test_hostile_names_are_only_names() -> None:
     async def scene(stage: Stage) -> None:
         stage.world.sites["a"].incidents.append(Incident("hostile", stage.time.wall, HOUR))
         await stage.time.run(70)
-        page = stage.page()
+        page = await stage.page()
         assert (page['cryptoloot_rejected_entries_total{endpoint="/user/top",site="a"}']) > 0
         assert page['cryptoloot_top_users_returned{site="a"}'] > 30
 
@@ -198,17 +219,17 @@ def test_a_bad_reload_changes_nothing() -> None:
         await stage.time.run(5)
         good = stage.config
         stage.config = ConfigError([Problem("sites", "empty")])
-        before = stage.series("network_difficulty", "a")
+        before = await stage.series("network_difficulty", "a")
         problems = await stage.app.reload()
         await stage.time.run(2)
-        page = stage.page()
+        page = await stage.page()
         assert problems == ["sites: empty"]
         assert page["cryptoloot_exporter_config_last_reload_successful"] == 0
-        assert before == stage.series("network_difficulty", "a")
+        assert before == await stage.series("network_difficulty", "a")
         stage.config = good
         assert await stage.app.reload() == []
         await stage.time.run(2)
-        assert stage.page()["cryptoloot_exporter_config_last_reload_successful"] == 1
+        assert (await stage.page())["cryptoloot_exporter_config_last_reload_successful"] == 1
 
     with capture_logs() as logs:
         played(two_sites(), scene)
@@ -223,12 +244,12 @@ def test_a_reload_adds_and_removes_sites() -> None:
         await stage.time.run(5)
         stage.config = parsed("http://127.0.0.1:1", "b")
         await stage.app.reload()
-        assert stage.series("network_difficulty", "a") is None
-        assert stage.series("network_difficulty", "b") is not None
+        assert await stage.series("network_difficulty", "a") is None
+        assert await stage.series("network_difficulty", "b") is not None
         stage.config = two_sites()
         await stage.app.reload()
         await stage.time.run(5)
-        assert stage.series("network_difficulty", "a") is not None
+        assert await stage.series("network_difficulty", "a") is not None
 
     played(two_sites(), scene)
 
@@ -238,31 +259,89 @@ def test_changed_api_settings_take_a_new_client() -> None:
 
     async def scene(stage: Stage) -> None:
         await stage.time.run(5)
-        old = stage.app._client
-        assert old is not None
         stage.config = two_sites(api={"timeout": "3s"})
         await stage.app.reload()
-        assert old is not stage.app._client
-        assert not old._idle[0].is_closed
-        await stage.time.run(120)
-        assert old._idle[0].is_closed
-        assert stage.page()['cryptoloot_up{endpoint="/stats/payout",site="a"}'] == 1
+        await stage.time.run(9)
+        assert stage.network.closed == 0
+        await stage.time.run(2)
+        assert stage.network.closed > 0
+        await stage.time.run(110)
+        assert (await stage.page())['cryptoloot_up{endpoint="/stats/payout",site="a"}'] == 1
 
     played(two_sites(), scene)
 
 
+def test_the_same_api_settings_keep_the_client() -> None:
+    """A reload that changes sites alone closes no connection."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.time.run(5)
+        stage.config = parsed("http://127.0.0.1:1", "b")
+        await stage.app.reload()
+        await stage.time.run(60)
+        assert stage.network.closed == 0
+
+    assert played(two_sites(), scene).network.closed > 0
+
+
 def test_closing_does_not_wait_for_a_retired_client() -> None:
-    """A process that stops right after a reload stops at once."""
+    """A process that stops right after a reload stops at once, and leaves no task behind."""
 
     async def scene(stage: Stage) -> None:
         stage.config = two_sites(api={"timeout": "3s"})
         await stage.app.reload()
         await settle()
-        assert len(stage.app._retired) == 1
+        now = stage.time.mono
+        await stage.app.close()
+        await settle()
+        assert now == stage.time.mono
+        assert [asyncio.current_task()] == list(asyncio.all_tasks())
 
-    client = played(two_sites(), scene).app._client
-    assert client is not None
-    assert client._idle[0].is_closed
+    assert played(two_sites(), scene).network.closed > 0
+
+
+def test_a_reload_before_the_start_is_refused() -> None:
+    """A signal that comes before the config was loaded changes nothing."""
+    stage = Stage(two_sites())
+
+    assert ["not started yet: try again in a second"] == asyncio.run(stage.app.reload())
+
+
+def test_a_process_has_its_share_of_the_sites() -> None:
+    """With --shard the sites of the other processes are neither polled nor shown, also after a reload."""
+    shares = []
+
+    async def play(share: Share) -> None:
+        stage = Stage(two_sites(), share=share)
+        await stage.app.start()
+        await stage.app.reload()
+        await stage.time.run(5)
+        page = await stage.page()
+        await stage.app.close()
+        shares.append({name for name in SITES if f'cryptoloot_network_difficulty{{site="{name}"}}' in page})
+
+    for shard in range(4):
+        asyncio.run(play(Share(shard, 4)))
+
+    assert sorted(SITES) == sorted(name for names in shares for name in names)
+
+
+def test_what_was_loaded_is_on_the_page() -> None:
+    """When the config was last loaded, and whether the last load was accepted, all readers see alike."""
+
+    async def scene(stage: Stage) -> None:
+        started = stage.time.wall
+        await stage.time.run(10)
+        stage.config = ConfigError([Problem("sites", "empty")])
+        await stage.app.reload()
+        await stage.time.run(2)
+        page, status = await stage.page(), (await stage.get("/api/v1/status")).json()
+        loaded = "cryptoloot_exporter_config_last_reload_success_timestamp_seconds"
+        assert {"loaded": started, "last_load_accepted": False} == status["config"]
+        assert started == page[loaded]
+        assert page["cryptoloot_exporter_config_last_reload_successful"] == 0
+
+    played(two_sites(), scene)
 
 
 def test_inline_secrets_are_warned_about() -> None:
@@ -287,10 +366,12 @@ def test_once_calls_everything_and_tells_what_failed() -> None:
         stage.world.sites["b"].incidents.append(
             Incident("error", stage.time.wall, HOUR, code="internal_error", path="/user/top")
         )
-        return await once(two_sites(), stage.time.clock, httpx.ASGITransport(app=simulator.app(stage.world)))
+        return await check_online(
+            two_sites(), stage.time.clock, httpx.ASGITransport(app=simulator.app(stage.world))
+        )
 
     result = asyncio.run(play())
 
     detail = "the API answered internal_error"
-    assert [("b", "/user/top", "internal_error", detail)] == result.failures
+    assert [Failure("b", TOP_USERS, Reason.INTERNAL_ERROR, detail)] == result.failures
     assert 'cryptoloot_network_difficulty{site="b"}' in result.page

@@ -56,7 +56,7 @@ class LoopState:
     """Where a loop is, between two polls; times are seconds on the monotonic clock.
 
     `expected_by` is when the loop should make progress: the watchdog gives it its interval, the time-out and
-    GRACE beyond that. Each request that is sent, and each poll that ends, moves it; a crash moves it back.
+    GRACE beyond that. Each poll that ends, and each page of a walk, moves it; a crash moves it back.
     """
 
     schedule: Schedule
@@ -217,10 +217,12 @@ class Poller:
             async with self._slots.hold(job.name):
                 loop.queued = False
                 now = self._clock.now()
+                # A slot is no progress, but while the loop waited for it, the ends of other polls counted.
+                progress = self._last_end if began is None else now.mono
+                loop.state = replace(loop.state, expected_by=max(loop.state.expected_by, progress))
                 if began is None:
                     began = now
                     self._own.poll_delay.observe(max(0.0, now.mono - loop.state.due))
-                loop.state = replace(loop.state, expected_by=now.mono)
                 return await self._client.call(request, self._secret(loop))
 
         error, answer = None, None

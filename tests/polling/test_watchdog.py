@@ -88,6 +88,21 @@ def test_a_failing_api_is_no_stuck_loop() -> None:
     polling(parsed(), scene)
 
 
+def test_a_process_that_stood_still_is_fine_again_when_its_polls_end() -> None:
+    """A request that is sent is no sign of life; the end of the poll is."""
+
+    async def scene(rig: Rig) -> None:
+        await rig.time.run(5)
+        rig.api.pace = {"/stats/payout": 2.0}
+        rig.time.step(3600)
+        await rig.time.run(1)
+        assert rig.stuck() == ["demo /stats/payout"]
+        await rig.time.run(1)
+        assert rig.stuck() == []
+
+    polling(parsed(), scene)
+
+
 def test_a_walk_is_fine_while_it_goes_on() -> None:
     """Each page of a walk moves the time by which progress is expected; a page that hangs is found."""
 
