@@ -325,7 +325,7 @@ def test_the_next_moment_comes_a_little_early() -> None:
 
 def test_samples_are_the_rows_of_the_columns() -> None:
     """A label that is one text is the same in all samples."""
-    metric = MetricList().gauge("x", "X.", "polls", labels="user")
+    metric = MetricList("polls").gauge("x", "X.", labels="user")
     family = Family(metric, ("demo", ["a", "b"]), [1.0, 2.0])
 
     assert [(("demo", "a"), 1.0), (("demo", "b"), 2.0)] == list(family.samples())
@@ -334,11 +334,12 @@ def test_samples_are_the_rows_of_the_columns() -> None:
 
 def test_a_list_of_metrics_defines_them() -> None:
     """Names, types, sorted labels, and what its HELP says about expiry are written in one place."""
-    metrics = MetricList()
-    gauge = metrics.gauge("b", "B.", "polls", Expiry.CONFIG, "zone endpoint")
-    counter = metrics.counter("a", "A.", "/x y")
+    metrics = MetricList("/x")
+    gauge = metrics.gauge("b", "B.", Expiry.CONFIG, labels="zone endpoint", source="config")
+    counter = metrics.counter("a", "A.")
 
     assert [gauge, counter] == metrics
+    assert ["config", "/x"] == [metric.source for metric in metrics]
     assert ("cryptoloot_b", "gauge", ("endpoint", "site", "zone"), "B.") == (
         gauge.name,
         gauge.type,
