@@ -77,7 +77,7 @@ class HistoryState:
     """The last answer's rows, the last rows there were, and what their `hashes` mean.
 
     Rows of an earlier answer outlive an empty one: their timestamps say how old the newest known row is.
-    `contradictory` says that the rows tell what `hashes` means, and that no known meaning fits.
+    `contradictory`: the rows can decide what `hashes` means, and no known meaning fits.
     """
 
     answer: Reading[tuple[HistoryRow, ...]] | None = None
@@ -137,7 +137,7 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
         meaning = history_rows.meaning(settled, state.meaning)
         kept = rows or state.rows
         complete = kept[: history_rows.settled_count(kept, now.wall)]
-        contradictory = meaning is Meaning.UNKNOWN and history_rows.telling(complete)
+        contradictory = meaning is Meaning.UNKNOWN and history_rows.conclusive(complete)
         warning = LogLine("history_hashes_unknown", {"endpoint": endpoint})
         return Step(
             HistoryState(Reading(rows, now), kept, meaning, contradictory),

@@ -1,6 +1,7 @@
 """Pure functions over the rows of `/stats/history`: settled rows, baseline, windows, meaning of `hashes`.
 
-Rows are as `tidy` leaves them: ascending by `synctime` (Unix seconds, the hour's begin), one per `synctime`.
+Rows are in the form that `tidy` returns: ascending by `synctime` (Unix seconds, the start of the hour), and
+each `synctime` once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ HOUR = 3600
 DAY = 24 * HOUR
 WEEK_ROWS = 7 * 24  # one for each hour: what the API remembers
 SETTLED_AFTER = HOUR + 15 * 60  # an hour's row may still be corrected a little after the hour has ended
-FUTURE = HOUR  # clocks differ; a row that begins later than this is no clock difference
+FUTURE = HOUR  # clocks differ; a row that starts later than this is no clock difference
 BASELINE_SAMPLES = 3  # the median of two is an average: one odd day would move it
 
 
@@ -62,14 +63,14 @@ def baseline(settled: Sequence[HistoryRow]) -> list[float]:
 
 def baselines(rows: Sequence[HistoryRow]) -> list[float | None]:
     """For each row the median of those that share its UTC hour on earlier days; None with fewer than 3."""
-    found: list[float | None] = []
+    medians: list[float | None] = []
     earlier: defaultdict[int, list[HistoryRow]] = defaultdict(list)
     for row in rows:
         peers = earlier[_hour(row) % 24]
         rates = [peer.hashrate for peer in peers if _hour(peer) < _hour(row)]
-        found.append(median(rates) if len(rates) >= BASELINE_SAMPLES else None)
+        medians.append(median(rates) if len(rates) >= BASELINE_SAMPLES else None)
         peers.append(row)
-    return found
+    return medians
 
 
 def missing(rows: Sequence[HistoryRow]) -> int:
@@ -80,8 +81,8 @@ def missing(rows: Sequence[HistoryRow]) -> int:
 
 
 def meaning(settled: Sequence[HistoryRow], previous: Meaning) -> Meaning:
-    """Tell what `hashes` means; without a row that has hashes and a hashrate, keep the `previous` meaning."""
-    if not telling(settled):
+    """Find what `hashes` means; keep the `previous` meaning without a row that has hashes and a hashrate."""
+    if not conclusive(settled):
         return previous
     if _plausible([(row.hashes, row.hashrate) for row in settled]):
         return Meaning.HOURLY
@@ -93,13 +94,13 @@ def meaning(settled: Sequence[HistoryRow], previous: Meaning) -> Meaning:
     return Meaning.CUMULATIVE if _plausible(differences) else Meaning.UNKNOWN
 
 
-def telling(settled: Iterable[HistoryRow]) -> bool:
-    """Whether the rows tell at all what `hashes` means: one with hashes and a hashrate is enough."""
+def conclusive(settled: Iterable[HistoryRow]) -> bool:
+    """Whether the rows can decide what `hashes` means: one with hashes and a hashrate is enough."""
     return any(row.hashes and row.hashrate for row in settled)
 
 
 def window_hashes(settled: Sequence[HistoryRow], means: Meaning, hours: int) -> float | None:
-    """Hashes in the last rows, as many as `hours` or fewer; None when the rows at hand do not tell."""
+    """Hashes in the last rows, as many as `hours` or fewer; None when the rows do not decide that."""
     if not settled or means is Meaning.UNKNOWN:
         return None
     if means is Meaning.HOURLY:
@@ -110,7 +111,7 @@ def window_hashes(settled: Sequence[HistoryRow], means: Meaning, hours: int) -> 
 
 
 def week_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
-    """Hashes in all rows, gaps of cumulative rows included; None when the rows do not tell."""
+    """Hashes in all rows, gaps of cumulative rows included; None when the rows do not decide that."""
     if not settled or means is Meaning.UNKNOWN:
         return None
     if means is Meaning.HOURLY:

@@ -127,9 +127,9 @@ def exported(site: Site, snapshot: Snapshot, now: Now = NOW) -> dict[str, dict[s
 
 
 def rows(count: int, hashrate: float = 100.0, newest: float = LAST_HOUR) -> tuple[HistoryRow, ...]:
-    """Return so many hourly rows, the newest begins at `newest`; each hour made hashrate * 3600 hashes."""
-    begins = [newest - HOUR * back for back in reversed(range(count))]
-    return tuple(HistoryRow(begin, hashrate * HOUR, hashrate) for begin in begins)
+    """Return so many hourly rows, the newest starts at `newest`; each hour made hashrate * 3600 hashes."""
+    starts = [newest - HOUR * back for back in reversed(range(count))]
+    return tuple(HistoryRow(start, hashrate * HOUR, hashrate) for start in starts)
 
 
 def with_rows(snapshot: Snapshot, site: Site, answer: Sequence[HistoryRow], now: Now = NOW) -> Snapshot:

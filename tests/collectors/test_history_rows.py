@@ -17,10 +17,10 @@ from exporter.collectors.history_rows import (
     Meaning,
     baseline,
     baselines,
+    conclusive,
     meaning,
     missing,
     settled_count,
-    telling,
     tidy,
     week_hashes,
     window_hashes,
@@ -43,7 +43,7 @@ histories = st.lists(aligned_rows | any_rows, max_size=40)
 
 @dataclass(frozen=True)
 class Hour:
-    """An hour before noon (0 is noon's own row), its hashes, and the hashrate they are said to be."""
+    """An hour before noon (0 is noon's own row), its hashes, and the hashrate reported with them."""
 
     before: int
     hashes: float
@@ -100,7 +100,7 @@ def test_tidy_keeps_the_last_duplicate() -> None:
     [(-1, 1, 0), (0, 1, 0), (3599, 1, 0), (3600, 1, 0), (3600.5, 0, 1), (7200, 0, 1)],
 )
 def test_tidy_drops_the_future(ahead: float, kept: int, future: int) -> None:
-    """A row that begins more than an hour ahead is dropped and counted; exactly an hour is kept."""
+    """A row that starts more than an hour ahead is dropped and counted; exactly an hour is kept."""
     rows, dropped = tidy([HistoryRow(NOON + ahead, 1, 1)], NOON)
 
     assert (kept, future) == (len(rows), dropped)
@@ -229,11 +229,11 @@ def test_baseline_against_its_definition(rows: list[HistoryRow]) -> None:
 
 @given(rows=histories)
 def test_baselines_are_the_baseline_as_it_was(rows: list[HistoryRow]) -> None:
-    """For each row, the median that was shown when it was the newest settled one; None where none was."""
-    known, _ = tidy(rows, NOON)
-    peers = [baseline(known[: place + 1]) for place in range(len(known))]
+    """For each row, the median that was exported when it was the newest settled one; None where none was."""
+    tidied, _ = tidy(rows, NOON)
+    peers = [baseline(tidied[: place + 1]) for place in range(len(tidied))]
 
-    assert [median(each) if len(each) >= 3 else None for each in peers] == baselines(known)
+    assert [median(rates) if len(rates) >= 3 else None for rates in peers] == baselines(tidied)
 
 
 @pytest.mark.parametrize(
@@ -312,8 +312,8 @@ def test_meaning_unknown(hashes: tuple[float, ...]) -> None:
     ids=["none", "one", "zeros", "dead cumulative"],
 )
 def test_a_dead_site_keeps_its_meaning(rows: tuple[HistoryRow, ...], previous: Meaning) -> None:
-    """Without a row that has hashes and a hashrate nothing can be told: the last meaning found stays."""
-    assert not telling(rows)
+    """Without a row that has hashes and a hashrate nothing can be decided: the last meaning stays."""
+    assert not conclusive(rows)
     assert previous == meaning(rows, previous)
 
 
@@ -322,17 +322,17 @@ def test_a_dying_site_keeps_its_meaning(rows: tuple[HistoryRow, ...]) -> None:
     """The meaning holds through every hour in which a site's last mining leaves the history."""
     cumulative = rows[-1].hashes > 1e9
     dead = tuple(HistoryRow(NOON + h * HOUR, rows[-1].hashes * cumulative, 0) for h in range(1, 12))
-    found = [meaning(rows, UNKNOWN)]
+    meanings = [meaning(rows, UNKNOWN)]
     for hour in range(12):
-        found.append(meaning((rows + dead)[hour : hour + 5], found[-1]))
+        meanings.append(meaning((rows + dead)[hour : hour + 5], meanings[-1]))
 
-    assert [CUMULATIVE if cumulative else HOURLY] * 13 == found
+    assert [CUMULATIVE if cumulative else HOURLY] * 13 == meanings
 
 
-def test_telling() -> None:
-    """One row with hashes and a hashrate is enough to tell."""
-    assert telling(hourly(0, 0, 3600))
-    assert not telling(rows_of(Hour(1, 3600, hashrate=0), Hour(0, 0, hashrate=5)))
+def test_conclusive() -> None:
+    """One row with hashes and a hashrate is enough to decide."""
+    assert conclusive(hourly(0, 0, 3600))
+    assert not conclusive(rows_of(Hour(1, 3600, hashrate=0), Hour(0, 0, hashrate=5)))
 
 
 def test_hashes_of_hourly_rows() -> None:
@@ -463,7 +463,7 @@ def test_hourly_against_its_definition(rows: list[HistoryRow], previous: Meaning
     """Hourly is exactly a median within 0.5..2 over the rows with hashes and hashrate above 0."""
     tidied, _ = tidy(rows, NOON)
     ratios = [row.hashes / (row.hashrate * 3600) for row in tidied if row.hashes > 0 and row.hashrate > 0]
-    found = meaning(tidied, previous)
+    result = meaning(tidied, previous)
 
-    assert telling(tidied) == bool(ratios)
-    assert found == previous if not ratios else (found is HOURLY) == (0.5 <= median(ratios) <= 2)
+    assert conclusive(tidied) == bool(ratios)
+    assert result == previous if not ratios else (result is HOURLY) == (0.5 <= median(ratios) <= 2)

@@ -12,6 +12,7 @@ from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import COLLECTORS, SECTIONS, SITE_METRICS, polled_endpoints, polls_visible
 from exporter.collectors.snapshot import Snapshot
 from tests.collectors.sites import EVERYTHING, NOW, a_site, families, later, polled, rows, with_rows
+from tests.config.documents import parse, site
 
 SITE = a_site(**EVERYTHING)
 
@@ -48,6 +49,32 @@ def test_every_help_says_when_it_expires() -> None:
 
         assert metric.help.endswith(metric.expiry.value)
         assert others == ({metric.expiry} if metric.expiry.value else set())
+
+
+def test_watched_users_are_polled_and_nobody_else() -> None:
+    """A site that names users to watch polls /user/balance; an empty list is none."""
+    loaded = parse([site(watch_users=["ann", "bob"]), site("b", watch_users=[])])
+
+    polled = [[endpoint for _, endpoint, _ in polled_endpoints(loaded_site)] for loaded_site in loaded.sites]
+    assert [True, False] == ["/user/balance" in endpoints for endpoints in polled]
+    assert () == loaded.warnings
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_what_is_enabled_is_polled(enabled: bool) -> None:
+    """Payout, history and top users are polled, all users where that is enabled; a site may differ."""
+    all_users = {"all_users": {"enabled": enabled}}
+    loaded = parse([site(poll=all_users)], poll={"all_users": {"enabled": not enabled}}).sites[0]
+
+    polls = loaded.polls
+    assert enabled == polls.all_users.enabled
+    expected = {
+        "/stats/payout": polls.payout,
+        "/stats/history": polls.history,
+        "/user/top": polls.top_users,
+        **({"/user/list": polls.all_users} if enabled else {}),
+    }
+    assert expected == {endpoint: poll for _, endpoint, poll in polled_endpoints(loaded)}
 
 
 def test_endpoints_are_in_one_order() -> None:
