@@ -24,7 +24,6 @@ import structlog
 from exporter import cli, log
 from exporter.app import App, Options
 from exporter.endpoint import USER_REASONS, Reason
-from exporter.pages.text import Format
 from tests.api.calls import LIMIT
 from tests.api.faults import FAULTS
 from tests.api.raw_server import Reply, Server, closed_port, refuse, reply
@@ -467,8 +466,9 @@ def test_a_crash_in_a_poller_tells_nothing(crash: str, form: str, monkeypatch: p
         application = App(lambda: config, Options(()), clock.clock, Crashing(CRASHES[crash]))
         await application.start()
         await clock.run(300)
-        shown.append(application._pages.edition(clock.now()).page(Format.TEXT).body.decode())
-        shown.extend(application._standing_still())
+        transport = httpx.ASGITransport(app=application.web)
+        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
+            shown.extend([(await client.get(path)).text for path in ("/metrics", "/-/healthy")])
         await application.close()
 
     asyncio.run(play())

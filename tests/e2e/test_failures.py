@@ -20,6 +20,9 @@ from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.collectors.history import HISTORY
+from exporter.collectors.payout import PAYOUT
+from exporter.collectors.users import TOP_USERS
 from exporter.endpoint import USER_REASONS, Endpoint, Reason
 from tests.e2e.programs import PACKAGES, answering
 
@@ -29,16 +32,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TAIL = " &=+%/ #?é"  # characters that mean something in a URL
-POLLED = (Endpoint.PAYOUT, Endpoint.HISTORY, Endpoint.TOP_USERS)
-FAILING = Endpoint.TOP_USERS
+POLLED = (PAYOUT, HISTORY, TOP_USERS)
+FAILING = TOP_USERS
 DEADLINE = 20.0  # seconds
 HEALTHY = "healthy"
 HTML = b"<html><h1>Sorry</h1></html>"
 
 GOOD = {
-    Endpoint.PAYOUT: b'{"success":true,"diff":1,"value":2,"payout":3,"payoutPer1MHashes":4,"synctime":5}',
-    Endpoint.HISTORY: b'{"success":true,"history":[]}',
-    Endpoint.TOP_USERS: b'{"success":true,"users":[]}',
+    PAYOUT: b'{"success":true,"diff":1,"value":2,"payout":3,"payoutPer1MHashes":4,"synctime":5}',
+    HISTORY: b'{"success":true,"history":[]}',
+    TOP_USERS: b'{"success":true,"users":[]}',
 }
 
 
@@ -215,7 +218,7 @@ def failures(samples: Samples, site: str) -> dict[tuple[Endpoint, Reason], float
     """Return a site's failures that are not 0."""
     found = {
         (endpoint, reason): sample(
-            samples, "poll_failures_total", site=site, endpoint=endpoint.value, reason=reason.value
+            samples, "poll_failures_total", site=site, endpoint=endpoint, reason=reason.value
         )
         for endpoint in POLLED
         for reason in Reason
@@ -224,7 +227,7 @@ def failures(samples: Samples, site: str) -> dict[tuple[Endpoint, Reason], float
 
 
 def up(samples: Samples, site: str) -> dict[Endpoint, float | None]:
-    return {endpoint: sample(samples, "up", site=site, endpoint=endpoint.value) for endpoint in POLLED}
+    return {endpoint: sample(samples, "up", site=site, endpoint=endpoint) for endpoint in POLLED}
 
 
 class Outcome(NamedTuple):
@@ -268,7 +271,7 @@ def test_every_reason_is_played() -> None:
 def test_a_failure_counts_under_its_reason_alone(outcome: Outcome, reason: Reason) -> None:
     """The failing endpoint's counter of the reason moves, and no other counter of the site."""
     counted = failures(outcome.samples, reason.value)
-    polls = sample(outcome.samples, "polls_total", site=reason.value, endpoint=FAILING.value)
+    polls = sample(outcome.samples, "polls_total", site=reason.value, endpoint=FAILING)
 
     assert [(FAILING, reason)] == list(counted)
     assert polls == counted[FAILING, reason]
@@ -277,7 +280,7 @@ def test_a_failure_counts_under_its_reason_alone(outcome: Outcome, reason: Reaso
 @pytest.mark.parametrize("reason", FAULTS)
 def test_a_failure_touches_no_other_endpoint(outcome: Outcome, reason: Reason) -> None:
     """Only the endpoint that fails is down; the others of its site stay up."""
-    assert {Endpoint.PAYOUT: 1, Endpoint.HISTORY: 1, FAILING: 0} == up(outcome.samples, reason.value)
+    assert {PAYOUT: 1, HISTORY: 1, FAILING: 0} == up(outcome.samples, reason.value)
 
 
 def test_a_failure_touches_no_other_site(outcome: Outcome) -> None:

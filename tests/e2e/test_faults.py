@@ -26,8 +26,9 @@ from structlog.testing import capture_logs
 
 from exporter import simulator
 from exporter.app import App, Options
-from exporter.endpoint import Endpoint, Reason
-from exporter.pages.text import Format
+from exporter.collectors.registry import USERS_COLLECTOR
+from exporter.collectors.users import TOP_USERS
+from exporter.endpoint import Reason
 from exporter.simulator import World
 from exporter.simulator.api import result
 from exporter.web import listening, server
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
-FAILING = Endpoint.TOP_USERS
+FAILING = TOP_USERS
 LEAVING = (
     "cryptoloot_user_hashes_",
     "cryptoloot_user_withdrawn_",
@@ -189,7 +190,7 @@ class Stage:
         self.app = App(lambda: config, Options(()), self.time.clock, self.wire)
 
     def _busy(self) -> bool:
-        return not all(loop.asleep for loop in self.app._poller._loops.values())
+        return any(loop.state.due <= self.time.mono for loop in self.app._poller._loops.values())
 
     def answer(self) -> Reply:
         return self.fault.reply(self) if self.lasts else self.good()
@@ -211,12 +212,14 @@ class Stage:
     @property
     def succeeded(self) -> float:
         """When the failing endpoint last succeeded, on the monotonic clock."""
-        reading = self.app._store["a"].top_users
+        reading = self.app._store["a"].state(USERS_COLLECTOR).top
         assert reading
         return reading.at.mono
 
-    def page(self) -> Page:
-        text = self.app._pages.edition(self.time.now()).page(Format.TEXT).body.decode()
+    async def page(self) -> Page:
+        transport = httpx.ASGITransport(app=self.app.web)
+        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
+            text = (await client.get("/metrics")).text
         pairs = (line.rsplit(" ", 1) for line in text.split("\n") if "site=" in line)
         return {series: float(value) for series, value in pairs if "site_info" not in series}
 
@@ -269,21 +272,23 @@ async def played(fault: Fault, chains: Mapping[str, Path]) -> Outcome:
 async def scenes(stage: Stage) -> Outcome:
     time = stage.time
     await time.run(150)
-    before, succeeded = stage.page(), stage.succeeded
+    before, succeeded = await stage.page(), stage.succeeded
     time.offset += stage.fault.step
     stage.play(lasts=True)
     with capture_logs() as log, traced() as peak:
         await time.run(succeeded + STALE_AFTER - 1 - time.mono)
-        kept = stage.page()
+        kept = await stage.page()
         await time.run(2)
-        gone = stage.page()
+        gone = await stage.page()
     ended, place = time.mono, len(stage.wire.asked)
     stage.play(lasts=False)
     while stage.succeeded <= ended and time.mono < ended + RECOVERY:
         await time.run(1)
     recovered = stage.succeeded - ended if stage.succeeded > ended else math.inf
     gap = stage.wire.asked[place] - stage.wire.asked[place - 1]
-    return Outcome(before, kept, gone, stage.page(), recovered, gap, peak[0], stage.other.connections, log)
+    return Outcome(
+        before, kept, gone, await stage.page(), recovered, gap, peak[0], stage.other.connections, log
+    )
 
 
 @contextlib.contextmanager

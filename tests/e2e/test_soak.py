@@ -19,6 +19,7 @@ import structlog
 
 from exporter import log, simulator
 from exporter.app import App, Options
+from exporter.collectors.registry import USERS_COLLECTOR
 from exporter.simulator import DAY, HOUR, Incident, World, demo_world
 from exporter.web import listening, server
 from tests.conftest import PatientTime, parsed
@@ -35,7 +36,7 @@ ROUNDS = 200  # how often the process is measured: every 50 minutes
 WARM = ROUNDS // 10
 GROWTH = 8 << 10  # KiB of memory at most, after the warm-up
 SPREAD = 20  # open files, and tasks, at most above what there were after the warm-up
-ACCOUNTS = 1024 + 128 + 64  # remembered users at most: absent ones, those of an answer, hostile ones
+TOTALS = 1024 + 128 + 64  # remembered users at most: absent ones, those of an answer, hostile ones
 OF_SIMULATOR = "ASGI callable returned without completing response."  # its server, when it cuts an answer
 REASONS = {
     *("timeout", "connect", "http_status", "rate_limited"),
@@ -88,7 +89,7 @@ class Week:
 
     def _busy(self) -> bool:
         """Whether anybody works, and does not wait for virtual time."""
-        calls = sum(not loop.asleep for loop in self.app._poller._loops.values())
+        calls = sum(loop.state.due <= self.time.mono for loop in self.app._poller._loops.values())
         return calls > self.slowed
 
     def config(self, api: int) -> Config:
@@ -118,14 +119,16 @@ class Week:
         application, poller = self.app, self.app._poller
         assert application._client
         return {
-            "accounts": max(len(application._store[name].accounts) for name in NAMES.values()),
+            "totals": max(
+                len(application._store[name].state(USERS_COLLECTOR).totals) for name in NAMES.values()
+            ),
             "loops": len(poller._loops),
             "slots": len(poller._slots._sites),
             "clients": len(application._client._idle) + len(application._client._busy),
             "concealed": len(log._concealer._forms),
             "sites": len(application._pages._sites),
-            "behind": len(application._pages._behind),
-            "making": len(application.web._making),
+            "outdated": len(application._pages._outdated),
+            "finished": len(application._pages._latest),
             "retired": len(application._retired),
             "sleepers": len(self.time._sleepers),
         }
@@ -133,7 +136,7 @@ class Week:
     def polls(self) -> dict[str, int]:
         """Return how often each site was polled."""
         return {
-            site: sum(record.polls for record in self.app._store[name].polling.values())
+            site: sum(record.polls for record in self.app._store[name].polls.values())
             for site, name in NAMES.items()
         }
 
@@ -141,17 +144,17 @@ class Week:
         """Return how many polls failed, by site."""
         return Counter(
             {
-                site: sum(sum(record.failures.values()) for record in self.app._store[name].polling.values())
+                site: sum(sum(record.failures.values()) for record in self.app._store[name].polls.values())
                 for site, name in NAMES.items()
             }
         )
 
     def reasons(self) -> set[str]:
-        polling = self.app._store[NAMES["troubled"]].polling
-        return {reason for record in polling.values() for reason in record.failures}
+        records = self.app._store[NAMES["troubled"]].polls.values()
+        return {reason for record in records for reason in record.failures}
 
     def regressions(self) -> int:
-        return self.app._store[NAMES["troubled"]].regressions
+        return self.app._store[NAMES["troubled"]].state(USERS_COLLECTOR).regressions
 
 
 async def lived() -> Week:
@@ -249,7 +252,7 @@ def test_files_and_tasks_stay(record: Record) -> None:
     assert max(s.files for s in after[half:]) <= max(s.files for s in after[:half]) + 2
     assert max(s.tasks for s in after[half:]) <= max(s.tasks for s in after[:half]) + 2
     for name, first in after[0].held.items():
-        bound = ACCOUNTS if name == "accounts" else first + SPREAD
+        bound = TOTALS if name == "totals" else first + SPREAD
         assert max(s.held[name] for s in after) <= bound, name
 
 

@@ -7,26 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.endpoint import Endpoint
+from exporter.collectors.all_users import ALL_USERS
+from exporter.collectors.registry import COLLECTORS
+from exporter.collectors.users import BALANCES
 from exporter.simulator import Incident, World
 from tests.e2e.programs import Program, running, samples, serving, until, write_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from exporter.endpoint import Endpoint
     from exporter.simulator import User
 
 GLOBAL = ("invalid_secret", "bad_request", "wrong_method", "not_found", "internal_error")
+ENDPOINTS = [endpoint for collector in COLLECTORS for endpoint in collector.endpoints]
 NOBODY = "nobody of this name"
 FOREVER = 86_400.0
 # Site, endpoint, error: each of Global Errors at each endpoint, and the one that /user/list has besides.
 ERRORS = [
     *(
         (f"{endpoint[1:].replace('/', '-')}-{code}", endpoint, code)
-        for endpoint in Endpoint
+        for endpoint in ENDPOINTS
         for code in GLOBAL
     ),
-    ("list-page", Endpoint.ALL_USERS, "invalid_page"),
+    ("list-page", ALL_USERS, "invalid_page"),
 ]
 
 
@@ -70,8 +74,8 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
     world = World(clock=lambda: now)  # it stands still, so that its answers can be asked for again
     for name in ("well", "unknown", "missing", *(name for name, *_ in ERRORS)):
         world.add(name, f"secret-of-{name}", users=9)
-    for name, endpoint, code in (*ERRORS, ("missing", Endpoint.BALANCES, "missing_input")):
-        incident = Incident("error", now - 1, FOREVER, code=code, path=endpoint.value)
+    for name, endpoint, code in (*ERRORS, ("missing", BALANCES, "missing_input")):
+        incident = Incident("error", now - 1, FOREVER, code=code, path=endpoint)
         world.sites[name].incidents.append(incident)
     known = some_user(world).name
     names = [name for name, *_ in ERRORS]
@@ -89,7 +93,7 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
             polled = [
                 f'cryptoloot_up{{endpoint="{endpoint}",site="{each["name"]}"}}'
                 for each in sites
-                for endpoint in Endpoint
+                for endpoint in ENDPOINTS
             ]
             assert until(lambda: set(polled) <= samples(port).keys()), program.err.read_text()
             yield Wire(world, program, samples(port))
@@ -97,7 +101,7 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
 
 def test_every_endpoint_answers(wire: Wire) -> None:
     """A site that is well is up at every read endpoint, and nothing fails."""
-    for endpoint in Endpoint:
+    for endpoint in ENDPOINTS:
         assert 1 == wire.value("up", "well", endpoint=endpoint)
         assert {} == wire.failures("well", endpoint)
 
@@ -154,8 +158,8 @@ def test_balances(wire: Wire) -> None:
 def test_every_error_is_a_failed_poll(wire: Wire, name: str, endpoint: Endpoint, code: str) -> None:
     """It is down at that endpoint for that reason, and up at the others."""
     assert {code} == wire.failures(name, endpoint).keys()
-    assert {each: float(each is not endpoint) for each in Endpoint} == {
-        each: wire.value("up", name, endpoint=each) for each in Endpoint
+    assert {each: float(each != endpoint) for each in ENDPOINTS} == {
+        each: wire.value("up", name, endpoint=each) for each in ENDPOINTS
     }
 
 
