@@ -27,6 +27,7 @@ class State(Enum):
 class Event(Enum):
     """What happens on a connection."""
 
+    CONNECTED = auto()
     HEAD_BYTES = auto()  # part of a request head arrived
     OTHER_BYTES = auto()  # part of a body arrived, or blank lines between requests
     HEAD = auto()  # a request head is complete
@@ -42,10 +43,11 @@ class Deadline(Enum):
     STOP = auto()
 
 
-# The deadline starts with the connection. A request head must be complete before it ends, and so must the
-# close of a rejected connection. Any byte on an idle connection starts it: a byte must not hold it open.
+# A request head must be complete before the deadline, and so must the close of a rejected connection. Any
+# byte on an idle connection starts it: a byte must not hold it open.
 TRANSITIONS: Mapping[State, Mapping[Event, tuple[State, Deadline]]] = {
     State.NEW: {
+        Event.CONNECTED: (State.NEW, Deadline.START),
         Event.HEAD_BYTES: (State.NEW, Deadline.KEEP),
         Event.HEAD: (State.BUSY, Deadline.STOP),
         Event.REJECTED: (State.CLOSING, Deadline.START),

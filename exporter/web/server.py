@@ -28,7 +28,6 @@ Admission = Callable[[asyncio.Transport], bool]  # judges a connection by its tr
 UNSENT = 256 * 1024  # bytes of an answer that may wait without TLS: the page's own bytes, not copies
 PIECE = 16 * 1024  # bytes parsed at once: a quarter of a MiB can hold tens of thousands of header fields
 GRACE = 1  # seconds a slow reader gets when the process stops
-NEVER = float("inf")
 KEEP_ALIVE = 75  # seconds; longer than usual scrape intervals, so that Prometheus keeps its connection
 HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\n"
@@ -69,7 +68,7 @@ class Protocol(HttpToolsProtocol):
         self._state = State.NEW
         self._in_head = True  # what the parser reads is part of a head
         self._received = 0  # bytes of the head, or since its end
-        self._deadline = NEVER
+        self._deadline: asyncio.TimerHandle | None = None
         self._unsent = 0  # bytes of answers at the last check
         self._taken_at = self.loop.time()  # when the client had taken everything, or something more
         self._answering: RequestResponseCycle | None = None  # the request whose answer is being written
@@ -77,7 +76,6 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the deadline of the first head; abort connections that the listener does not admit."""
         super().connection_made(transport)
-        self._deadline = self.loop.time() + self._limits.head_seconds
         if self.scheme == "http":
             transport.set_write_buffer_limits(high=UNSENT)
         if not self._admits(transport):
@@ -86,24 +84,26 @@ class Protocol(HttpToolsProtocol):
         evicted = self._connections.add(self)
         if evicted:
             evicted.transport.abort()
+        self._advance(Event.CONNECTED)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the requests that were not answered."""
+        """Stop the timers, and end the requests that were not answered."""
         self._connections.remove(self)
         self.pipeline.clear()
         if self._answering is not None:  # uvicorn tells only the request that arrived last
             self._answering.disconnected = True
             self._answering.message_event.set()
-        if self.timeout_keep_alive_task is not None:  # uvicorn cancels it only if there was no error
-            self.timeout_keep_alive_task.cancel()
+        for timer in (self._deadline, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def check(self, now: float) -> None:
-        """Abort the connection if its deadline has passed, or its client has stopped reading an answer."""
+        """Abort the connection if its client has stopped reading an answer."""
         before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
         if not self._unsent or self._unsent != before:  # growing is not stalling: writing pauses when full
             self._taken_at = now
-        if now >= self._deadline or now - self._taken_at >= self._limits.stall_seconds:
+        if now - self._taken_at >= self._limits.stall_seconds:
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -185,10 +185,12 @@ class Protocol(HttpToolsProtocol):
         if state is not self._state:
             self._connections.move(self, self._state, state)
             self._state = state
-        if deadline is Deadline.STOP:
-            self._deadline = NEVER
-        elif deadline is Deadline.START and self._deadline == NEVER:
-            self._deadline = self.loop.time() + self._limits.head_seconds
+        if deadline is Deadline.START and self._deadline is None:
+            # A timer of its own: clients that were cut off together would come back together.
+            self._deadline = self.loop.call_later(self._limits.head_seconds, self.transport.abort)
+        elif deadline is Deadline.STOP and self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class Server(uvicorn.Server):
@@ -240,10 +242,11 @@ class Server(uvicorn.Server):
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Check all connections; uvicorn calls this ten times a second."""
-        now = asyncio.get_running_loop().time()
-        for connection in list(self._connections):
-            connection.check(now)
+        """Check all connections once a second; uvicorn calls this ten times a second."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self._connections):
+                connection.check(now)
         return await super().on_tick(counter)
 
     async def replace_tls(self, context: ssl.SSLContext, *, end_connections: bool) -> None:

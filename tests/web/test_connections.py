@@ -49,7 +49,9 @@ def test_every_head_has_a_deadline() -> None:
     """In each open state the deadline runs from a part of a head on, until the head is complete."""
     for state in (IDLE, BUSY):
         assert Deadline.START is TRANSITIONS[state][Event.HEAD_BYTES][1]
-    assert Deadline.KEEP is TRANSITIONS[NEW][Event.HEAD_BYTES][1]  # it runs since the client has connected
+    assert (Deadline.START, Deadline.KEEP) == tuple(
+        TRANSITIONS[NEW][event][1] for event in (Event.CONNECTED, Event.HEAD_BYTES)
+    )
     for state in (NEW, IDLE, BUSY):
         assert (BUSY, Deadline.STOP) == TRANSITIONS[state][Event.HEAD]
         assert (CLOSING, Deadline.START) == TRANSITIONS[state][Event.REJECTED]
