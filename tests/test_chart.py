@@ -286,9 +286,9 @@ def test_the_exporter_takes_the_flags(values: str, tmp_path: Path) -> None:
     parser = cli.parser()
     parsed = parser.parse_args([moved(argument) for argument in container(values)["args"]])
 
-    assert cli.COMMANDS["run"] is parsed.command
+    assert cli.run is parsed.command
     assert parsed.config_file.is_file()
-    assert parsed.web_config is None or parsed.web_config.is_file()
+    assert parsed.web_config_file is None or parsed.web_config_file.is_file()
     shards = workload(values)["spec"]["replicas"]
     assert (("auto", shards) if shards > 1 else (None, None)) == (parsed.shard, parsed.total_shards)
 

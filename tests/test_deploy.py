@@ -126,8 +126,8 @@ def test_the_image_starts_as_it_should() -> None:
 
     assert [[PROGRAM], PROGRAM] == [entry, health[0]]
     assert ["run", f"/etc/{PROGRAM}/config.yaml"] == [command[0], str(run.config_file)]
-    assert asked.health_socket == run.health_socket
-    assert str(run.health_socket).startswith("/tmp/")  # noqa: S108 - what is writable in a read-only container
+    assert asked.web_health_socket == run.web_health_socket
+    assert str(run.web_health_socket).startswith("/tmp/")  # noqa: S108 - what is writable in a read-only container
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", of(last, "USER")[-1])
 
 
@@ -232,7 +232,10 @@ def test_a_secret_is_all_that_a_real_account_takes(tmp_path: Path, secret: str, 
     asked = taken(exporter["healthcheck"]["test"][2:])
 
     assert command == said[0]
-    assert (["0.0.0.0:12758"], asked.health_socket) == (taken(said).addresses, taken(said).health_socket)
+    assert (["0.0.0.0:12758"], asked.web_health_socket) == (
+        taken(said).web_listen_address,
+        taken(said).web_health_socket,
+    )
     assert ["CRYPTOLOOT_SECRET"] == exporter["environment"]
     assert {"context"} == set(exporter["build"])
 
@@ -328,7 +331,7 @@ def test_the_unit_starts_the_exporter() -> None:
     secret = found["LoadCredential"].partition(":")[0]
 
     assert f"/opt/{PROGRAM}/bin/{PROGRAM}" == program
-    assert f"/run/{found['RuntimeDirectory']}/health.sock" == str(taken(arguments).health_socket)
+    assert f"/run/{found['RuntimeDirectory']}/health.sock" == str(taken(arguments).web_health_socket)
     assert f"CRYPTOLOOT_SECRET_FILE=%d/{secret}" in found["Environment"].split()
     assert "kill -HUP $MAINPID" == found["ExecReload"]
     assert str(cli.MISUSED) == found["RestartPreventExitStatus"]
