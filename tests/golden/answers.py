@@ -44,6 +44,10 @@ ODD_NAMES = (
     "back\\slash\\",
     'x"} 1\ncryptoloot_up 0',
     LONG_NAME,
+    "n" * 128,  # the longest that is no too long one, in bytes
+    "n" * 129,
+    "\u00e9" * 64,
+    "\u00e9" * 64 + "n",
     "\u00e9" * 100,
     "\N{MONEY-MOUTH FACE}\N{RIGHT-TO-LEFT OVERRIDE}",
     "lone\ud800surrogate",
