@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from exporter import config
 from exporter.clock import Clock, Now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# A property that holds is no failure on a busy machine, however long an example takes there.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
