@@ -14,7 +14,7 @@ from exporter.web.negotiation import preferences
 from exporter.web.status_cache import StatusCache
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from exporter.clock import Now
     from exporter.pages.pages import Pages
@@ -90,20 +90,21 @@ class Web:
         response = await self.respond(request) if verdict is Verdict.ALLOWED else REJECTIONS[verdict]
         fields = self.header_fields(response)
         await send({"type": "http.response.start", "status": response.status, "headers": fields})
-        *first, last = pieces(b"" if scope["method"] == "HEAD" else response.body)
-        for piece in first:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": last})
+        body: bytes | memoryview = b"" if scope["method"] == "HEAD" else response.body
+        while len(body) > PIECE:  # under TLS, what is sent at once is encrypted at once, for each client
+            body = memoryview(body)
+            await send({"type": "http.response.body", "body": body[:PIECE], "more_body": True})
+            body = body[PIECE:]
+        await send({"type": "http.response.body", "body": body})
 
     async def respond(self, request: Request) -> Response:
         """Answer a request that is allowed: by its path's route, 404 or 405."""
         route = ROUTES.get(request.scope["path"])
         if route is None:
             return text(404, "404 Not Found: there is nothing at this path; / shows how the sites fare.")
-        allowed = (route.method, "HEAD") if route.method == "GET" else (route.method,)
-        if request.scope["method"] not in allowed:
-            allow = (b"allow", ", ".join(allowed).encode())
-            return text(405, f"405 Method Not Allowed: this path takes {' and '.join(allowed)}.", allow)
+        if request.scope["method"] not in route.methods:
+            allow = (b"allow", ", ".join(route.methods).encode())
+            return text(405, f"405 Method Not Allowed: this path takes {' and '.join(route.methods)}.", allow)
         return await route.respond(self, request)
 
     def header_fields(self, response: Response) -> list[Field]:
@@ -120,14 +121,6 @@ class Web:
             names = {name for name, _ in fields}
             fields += [(name, value) for name, value in configured if name.lower() not in names]
         return fields
-
-
-def pieces(body: bytes) -> Sequence[bytes | memoryview]:
-    """Split a body: under TLS, what is sent at once is encrypted at once, and kept for each client."""
-    if len(body) <= PIECE:
-        return [body]
-    whole = memoryview(body)
-    return [whole[start : start + PIECE] for start in range(0, len(body), PIECE)]
 
 
 def text(status_code: int, message: str, *fields: Field) -> Response:
@@ -221,21 +214,22 @@ async def status_response(
 
 
 class Route(NamedTuple):
-    """The one method of a path, and the function that answers it. GET includes HEAD."""
+    """The methods of a path, and the function that answers it."""
 
-    method: str
+    methods: tuple[str, ...]
     respond: Callable[[Web, Request], Awaitable[Response]]
 
 
+GET = ("GET", "HEAD")
 ROUTES = {
-    "/": Route("GET", status_page),
-    "/api/v1/status": Route("GET", status_json),
-    "/metrics": Route("GET", metrics),
-    "/probe": Route("GET", probe),
-    "/sd": Route("GET", discovery),
-    "/-/healthy": Route("GET", healthy),
-    "/-/ready": Route("GET", ready),
-    "/-/reload": Route("POST", reload),
+    "/": Route(GET, status_page),
+    "/api/v1/status": Route(GET, status_json),
+    "/metrics": Route(GET, metrics),
+    "/probe": Route(GET, probe),
+    "/sd": Route(GET, discovery),
+    "/-/healthy": Route(GET, healthy),
+    "/-/ready": Route(GET, ready),
+    "/-/reload": Route(("POST",), reload),
 }
 ALL_ON_METRICS = text(404, "404 Not Found: all sites are on /metrics; see web.sites_on_metrics.")
 REJECTIONS = {
