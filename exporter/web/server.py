@@ -242,8 +242,8 @@ class Server(uvicorn.Server):
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Check all connections once a second; uvicorn calls this ten times a second."""
-        if counter % 10 == 0:
+        """Check all connections three times a second; uvicorn calls this ten times a second."""
+        if counter % 3 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self._connections):
                 connection.check(now)
