@@ -300,7 +300,6 @@ class Poller:
         """Count a crash and put the next poll off, longer with every crash in a row."""
         self._own.loop_restarts.inc()
         delay = min(RESTART_DELAY * 2.0 ** min(before.crashes, 60), LONGEST_RESTART_DELAY)
-        loop.queued = False
         loop.state = replace(before, due=self._clock.now().mono + delay, crashes=before.crashes + 1)
         # Neither the error's text nor locals: both may hold what a visitor or a server chose.
         frames = traceback.extract_tb(error.__traceback__) if error else []

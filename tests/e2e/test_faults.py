@@ -190,7 +190,7 @@ class Stage:
         self.app = App(lambda: config, Options(()), self.time.clock, self.wire)
 
     def _busy(self) -> bool:
-        return any(loop.state.due <= self.time.mono for loop in self.app._poller._loops.values())
+        return self.time.polls() > 0
 
     def answer(self) -> Reply:
         return self.fault.reply(self) if self.lasts else self.good()

@@ -38,6 +38,19 @@ def test_all_endpoints_are_polled_at_their_intervals() -> None:
     assert rig.record(PAYOUT).polls == 11
 
 
+def test_what_is_planned_is_known_before_the_first_poll() -> None:
+    """Each endpoint has its due time, and its histogram at 0, from the start."""
+
+    async def scene(rig: Rig) -> None:
+        for endpoint in (PAYOUT, HISTORY, TOP_USERS):
+            labels: dict[str, str] = {"endpoint": endpoint}
+            assert 1000.0 <= rig.due(endpoint) <= 1002.0
+            assert (0, None) == (rig.record(endpoint).polls, rig.record(endpoint).up)
+            assert 0 == rig.own.registry.get_sample_value("cryptoloot_poll_duration_seconds_count", labels)
+
+    polling(parsed(), scene)
+
+
 def test_lateness_shifts_nothing_and_missed_polls_are_not_made_up_for() -> None:
     """A process that stood still for ten minutes polls once, and then on its grid as before."""
 
@@ -176,6 +189,24 @@ def test_crashes_in_a_row_wait_longer() -> None:
     ]
     assert [1, 2, 4, 8, 16, 32, 60, 60, 60] == delays[:9]
     assert [1, 2, 4] == delays[delays.index(1, 1) :][:3]
+
+
+def test_the_poll_after_a_crash_is_an_interval_away() -> None:
+    """A restart polls off the grid: the next poll is not soon after it, but on the grid an interval later."""
+
+    async def scene(rig: Rig) -> None:
+        rig.api.answer = crash
+        await rig.time.run(60)
+        rig.api.answer = lambda _site, path: ok(path)
+        await rig.time.run(200)
+
+    config = parsed("http://127.0.0.1:1", *"abcdefgh", poll=slow_polls())
+    rig = polling(config, scene)
+    times = [[at for at in rig.api.times("/stats/payout", site) if at > 1060] for site in "abcdefgh"]
+    gaps = [after - before for polls in times for before, after in itertools.pairwise(polls)]
+
+    assert min(gaps) > 59.999
+    assert max(gaps) > 60.5
 
 
 def test_a_loop_never_ends_silently() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from exporter.collectors.history import HISTORY
 from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import PAYOUT_COLLECTOR, USERS_COLLECTOR
 from exporter.collectors.users import TOP_USERS
 from tests.conftest import parsed, settle
-from tests.polling.rig import Rig, broken, polling, reply, slow_polls
+from tests.polling.rig import ANSWERS, Rig, broken, polling, reply, slow_polls
 from tests.polling.watching import ANN, NO_BOB, WATCHING, balances
 
 
@@ -105,6 +106,38 @@ def test_a_changed_site_keeps_what_the_api_asked_for() -> None:
         assert len(rig.api.times("/user/top")) == 1
 
     polling(parsed(), scene)
+
+
+def test_a_changed_site_goes_on_with_its_back_off() -> None:
+    """A site whose polls are configured anew while it fails backs off as before, without a new warning."""
+
+    async def scene(rig: Rig) -> None:
+        rig.api.answer = broken
+        await rig.time.run(600)
+        before = len(rig.api.times("/stats/payout"))
+        rig.apply(parsed(poll=slow_polls(stale_after="299s")))
+        await rig.time.run(300)
+        first, second = rig.api.times("/stats/payout")[before:][:2]
+        assert pytest.approx(149.5) == second - first
+
+    with capture_logs() as logs:
+        polling(parsed(poll=slow_polls()), scene)
+
+    warnings = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert ["/stats/payout"] == [e["endpoint"] for e in warnings if e["endpoint"] == "/stats/payout"]
+
+
+def test_requests_in_flight_hold_their_slots_over_a_reload() -> None:
+    """A reload gives no site more slots than there are."""
+
+    async def scene(rig: Rig) -> None:
+        rig.api.pace = dict.fromkeys(ANSWERS, 30.0)
+        await rig.time.run(2)
+        rig.apply(parsed("http://127.0.0.1:1", "a", "b", "c", api={"max_concurrency": 2}))
+        await rig.time.run(20)
+        assert rig.api.most_in_flight == 2
+
+    polling(parsed("http://127.0.0.1:1", "a", "b", api={"max_concurrency": 2}), scene)
 
 
 def test_another_source_does_not_wait_for_the_old_one() -> None:

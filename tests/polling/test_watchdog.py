@@ -65,6 +65,22 @@ def test_a_changed_time_out_counts_for_polls_under_way() -> None:
     polling(parsed(), scene)
 
 
+def test_a_backed_off_loop_that_hangs_after_a_reload_is_found() -> None:
+    """A reload that polls sooner expects progress sooner."""
+
+    async def scene(rig: Rig) -> None:
+        rig.api.answer = lambda _site, _path: reply(500)
+        await rig.time.run(2000)
+        rig.apply()
+        rig.api.pace = {"/stats/payout": FOREVER}
+        soon = rig.due(PAYOUT)
+        assert soon < rig.time.mono + INTERVAL
+        await rig.run_until(soon + INTERVAL + TIMEOUT + GRACE + 0.5)
+        assert rig.stuck() == ["demo /stats/payout"]
+
+    polling(parsed(poll=slow_polls(stale_after="1h")), scene)
+
+
 def test_a_loop_that_only_crashes_is_found() -> None:
     """Restarting is not turning: a loop that crashes at every poll stands still."""
 
