@@ -123,11 +123,11 @@ def parsed(url: str = "http://127.0.0.1:1", *names: str, **sections: Any) -> con
     return config.parse({"api": api, **sections}, environ)
 
 
-async def fetch(web: Any, path: str) -> str:
-    """Return the body that an ASGI app answers to GET, whatever the status."""
+async def fetch(web: Any, path: str) -> httpx.Response:
+    """Return what an ASGI app answers to GET."""
     transport = httpx.ASGITransport(app=web)
     async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
-        return (await client.get(path)).text
+        return await client.get(path)
 
 
 def required(tool: str, target: str = "tools") -> str:

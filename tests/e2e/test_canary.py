@@ -466,7 +466,7 @@ def test_a_crash_in_a_poller_tells_nothing(crash: str, form: str, monkeypatch: p
         application = App(lambda: config, Options(()), clock.clock, Crashing(CRASHES[crash]))
         await application.start()
         await clock.run(300)
-        shown.extend([await fetch(application.web, path) for path in PATHS])
+        shown.extend([(await fetch(application.web, path)).text for path in PATHS])
         await application.close()
 
     asyncio.run(play())

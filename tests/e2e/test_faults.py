@@ -206,7 +206,7 @@ class Stage:
         self.failing.show(self.fault.chain if lasts else "good")
 
     async def page(self) -> Page:
-        text = await fetch(self.app.web, "/metrics")
+        text = (await fetch(self.app.web, "/metrics")).text
         pairs = (line.rsplit(" ", 1) for line in text.split("\n") if "site=" in line)
         return {series: float(value) for series, value in pairs if "site_info" not in series}
 

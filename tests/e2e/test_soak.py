@@ -21,7 +21,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter import log, simulator
 from exporter.app import App, Options
-from exporter.collectors.registry import USERS_COLLECTOR
 from exporter.simulator import DAY, HOUR, Incident, World, demo_world
 from exporter.web import listening, server
 from tests.conftest import PatientTime, parsed

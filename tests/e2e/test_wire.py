@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from exporter.endpoint import Endpoint
     from exporter.simulator import User
 
-ENDPOINTS = [endpoint for collector in COLLECTORS for endpoint in collector.endpoints]
 GLOBAL = ("invalid_secret", "bad_request", "wrong_method", "not_found", "internal_error")
 ENDPOINTS = [endpoint for collector in COLLECTORS for endpoint in collector.endpoints]
 NOBODY = "nobody of this name"
