@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from hypothesis import settings
 
@@ -94,6 +95,19 @@ class PatientTime(VirtualTime):
         super().__init__()
         self._busy = busy
         self._deadline = deadline  # seconds of real time that the work of a moment may take
+        self._asleep: set[asyncio.Task[Any] | None] = set()
+
+    async def sleep(self, seconds: float) -> None:
+        task = asyncio.current_task()
+        self._asleep.add(task)
+        try:
+            await super().sleep(seconds)
+        finally:
+            self._asleep.discard(task)
+
+    def polls_in_progress(self) -> int:
+        """Return how many poll loops do not sleep until their next poll."""
+        return sum(task.get_name().startswith("poll ") for task in asyncio.all_tasks() - self._asleep)
 
     async def quiet(self) -> None:
         await settle(5)
@@ -118,6 +132,13 @@ def parsed(url: str = "http://127.0.0.1:1", *names: str, **sections: Any) -> con
     sections.setdefault("sites", sites)
     api = {"url": url, **sections.pop("api", {})}
     return config.parse({"api": api, **sections}, environ)
+
+
+async def fetch(web: Any, path: str) -> httpx.Response:
+    """Return what an ASGI app answers to GET."""
+    transport = httpx.ASGITransport(app=web)
+    async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
+        return await client.get(path)
 
 
 def required(tool: str, target: str = "tools") -> str:

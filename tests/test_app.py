@@ -17,7 +17,7 @@ from exporter.config.sharding import Share
 from exporter.endpoint import Reason
 from exporter.polling.poller import Failure
 from exporter.simulator import Incident, World
-from tests.conftest import VirtualTime, parsed, settle
+from tests.conftest import VirtualTime, fetch, parsed, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -55,9 +55,7 @@ class Stage:
         return self.config
 
     async def get(self, path: str) -> httpx.Response:
-        transport = httpx.ASGITransport(app=self.app.web)
-        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
-            return await client.get(path)
+        return await fetch(self.app.web, path)
 
     async def page(self) -> dict[str, float]:
         text = (await self.get("/metrics")).text

@@ -27,7 +27,7 @@ from exporter.endpoint import USER_REASONS, Reason
 from tests.api.calls import LIMIT
 from tests.api.faults import FAULTS
 from tests.api.raw_server import Reply, Server, closed_port, refuse, reply
-from tests.conftest import VirtualTime, parsed
+from tests.conftest import VirtualTime, fetch, parsed
 from tests.e2e.programs import Answer, Program, ask, exporting, running, samples, started, until
 
 if TYPE_CHECKING:
@@ -466,9 +466,7 @@ def test_a_crash_in_a_poller_tells_nothing(crash: str, form: str, monkeypatch: p
         application = App(lambda: config, Options(()), clock.clock, Crashing(CRASHES[crash]))
         await application.start()
         await clock.run(300)
-        transport = httpx.ASGITransport(app=application.web)
-        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
-            shown.extend([(await client.get(path)).text for path in ("/metrics", "/-/healthy")])
+        shown.extend([(await fetch(application.web, path)).text for path in PATHS])
         await application.close()
 
     asyncio.run(play())

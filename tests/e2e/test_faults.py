@@ -26,14 +26,13 @@ from structlog.testing import capture_logs
 
 from exporter import simulator
 from exporter.app import App, Options
-from exporter.collectors.registry import USERS_COLLECTOR
 from exporter.collectors.users import TOP_USERS
 from exporter.endpoint import Reason
 from exporter.simulator import World
 from exporter.simulator.api import result
 from exporter.web import listening, server
 from tests.api.raw_server import HTML, Reply, Server, closed_port, drip, message, reply, zipped
-from tests.conftest import PatientTime, parsed, required
+from tests.conftest import PatientTime, fetch, parsed, required
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -174,7 +173,7 @@ class Stage:
     def __init__(self, fault: Fault, chains: Mapping[str, Path], closed: int) -> None:
         self.fault = fault
         self.lasts = False
-        self.time = PatientTime(self._busy)
+        self.time = PatientTime(lambda: self.time.polls_in_progress() > 0)
         right = self.time.offset  # the API's clock is not stepped
         self.world = World(seed=3, clock=lambda: right + self.time.mono)
         for site in ("a", "b"):
@@ -188,9 +187,6 @@ class Stage:
         """Make the app, for the API on this port."""
         config = parsed(f"http://127.0.0.1:{api}", "a", "b", api={"timeout": self.fault.timeout})
         self.app = App(lambda: config, Options(()), self.time.clock, self.wire)
-
-    def _busy(self) -> bool:
-        return self.time.polls() > 0
 
     def answer(self) -> Reply:
         return self.fault.reply(self) if self.lasts else self.good()
@@ -209,17 +205,8 @@ class Stage:
         self.wire.way = httpx.URL(way.format(port=self.failing.port, closed=self._closed))
         self.failing.show(self.fault.chain if lasts else "good")
 
-    @property
-    def succeeded(self) -> float:
-        """When the failing endpoint last succeeded, on the monotonic clock."""
-        reading = self.app._store["a"].state(USERS_COLLECTOR).top
-        assert reading
-        return reading.at.mono
-
     async def page(self) -> Page:
-        transport = httpx.ASGITransport(app=self.app.web)
-        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
-            text = (await client.get("/metrics")).text
+        text = (await fetch(self.app.web, "/metrics")).text
         pairs = (line.rsplit(" ", 1) for line in text.split("\n") if "site=" in line)
         return {series: float(value) for series, value in pairs if "site_info" not in series}
 
@@ -272,7 +259,7 @@ async def played(fault: Fault, chains: Mapping[str, Path]) -> Outcome:
 async def scenes(stage: Stage) -> Outcome:
     time = stage.time
     await time.run(150)
-    before, succeeded = await stage.page(), stage.succeeded
+    before, succeeded = await stage.page(), stage.wire.asked[-1]
     time.offset += stage.fault.step
     stage.play(lasts=True)
     with capture_logs() as log, traced() as peak:
@@ -282,13 +269,14 @@ async def scenes(stage: Stage) -> Outcome:
         gone = await stage.page()
     ended, place = time.mono, len(stage.wire.asked)
     stage.play(lasts=False)
-    while stage.succeeded <= ended and time.mono < ended + RECOVERY:
+    recovered = math.inf
+    while recovered == math.inf and time.mono < ended + RECOVERY:
         await time.run(1)
-    recovered = stage.succeeded - ended if stage.succeeded > ended else math.inf
+        after, asked = await stage.page(), stage.wire.asked[-1]
+        if asked > ended and after[UP]:
+            recovered = asked - ended  # no time passes between a request and the end of its poll
     gap = stage.wire.asked[place] - stage.wire.asked[place - 1]
-    return Outcome(
-        before, kept, gone, await stage.page(), recovered, gap, peak[0], stage.other.connections, log
-    )
+    return Outcome(before, kept, gone, after, recovered, gap, peak[0], stage.other.connections, log)
 
 
 @contextlib.contextmanager

@@ -158,9 +158,8 @@ def test_balances(wire: Wire) -> None:
 def test_every_error_is_a_failed_poll(wire: Wire, name: str, endpoint: Endpoint, code: str) -> None:
     """It is down at that endpoint for that reason, and up at the others."""
     assert {code} == wire.failures(name, endpoint).keys()
-    assert {each: float(each != endpoint) for each in ENDPOINTS} == {
-        each: wire.value("up", name, endpoint=each) for each in ENDPOINTS
-    }
+    up = {polled: wire.value("up", name, endpoint=polled) for polled in ENDPOINTS}
+    assert {polled: float(polled != endpoint) for polled in ENDPOINTS} == up
 
 
 @pytest.mark.parametrize(("site", "reason"), [("unknown", "unknown_user"), ("missing", "missing_input")])
