@@ -38,7 +38,6 @@ class VirtualTime:
         self.chance = chance
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._order = count()
-        self._asleep: set[asyncio.Task[Any] | None] = set()
 
     @property
     def clock(self) -> Clock:
@@ -54,17 +53,7 @@ class VirtualTime:
     async def sleep(self, seconds: float) -> None:
         future = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self.mono + max(0.0, seconds), next(self._order), future))
-        task = asyncio.current_task()
-        self._asleep.add(task)
-        try:
-            await future
-        finally:
-            self._asleep.discard(task)
-
-    def polls(self) -> int:
-        """How many poll loops are at work: they do not wait for time to pass."""
-        loops = {task for task in asyncio.all_tasks() if task.get_name().startswith("poll ")}
-        return len(loops - self._asleep)
+        await future
 
     def step(self, seconds: float) -> None:
         """Move both clocks without waking anybody: a process that was stopped."""
