@@ -10,10 +10,11 @@ import os
 import platform
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
+from msgspec.structs import replace
 
 from exporter import __version__, log
 from exporter.api.client import Client

@@ -6,30 +6,24 @@ hostile user names, logging neither raises nor writes a line that looks like ano
 does not raise either.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
 import re
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import Any, TextIO
 from urllib.parse import quote, quote_plus
 
 import structlog
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from structlog.typing import EventDict, Processor
+from structlog.processors import JSONRenderer, TimeStamper, add_log_level, format_exc_info
+from structlog.typing import EventDict, Processor
 
 MASK = "**********"
 LEVELS = ("debug", "info", "warning", "error", "critical")
-FORMATS = ("console", "json")
 
-_SILENCED = ("httpx", "httpcore")  # they log whole URLs, and the secret is in the query
-_MAX_LENGTH = 16_384  # characters of one value
+_END = 8192  # characters that are kept of each end of a long value
 _MAX_DEPTH = 6
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN = re.compile(r"""[^\s"'=\\]+""")
@@ -78,14 +72,14 @@ class Concealer:
         parts, start, at = [], 0, 0
         with self._lock:
             while self._forms and at <= len(text) - self.head:
-                length = 0
-                if by_length := self._by_head.get(text[at : at + self.head]):
-                    matches = (size for size, forms in by_length.items() if text[at : at + size] in forms)
-                    length = max(matches, default=0)
-                if length:
+                longest = 0
+                for length, forms in self._by_head.get(text[at : at + self.head], {}).items():
+                    if text[at : at + length] in forms:
+                        longest = max(longest, length)
+                if longest:
                     parts += [text[start:at], MASK]
-                    start = at + length
-                at += length or 1
+                    start = at + longest
+                at += longest or 1
         return "".join([*parts, text[start:]])
 
 
@@ -113,20 +107,19 @@ def _redact(_logger: object, _method: str, event: EventDict) -> EventDict:
     return {_text(key): _value(key, event[key], 0) for key in dict.fromkeys([*first, *event])}
 
 
-def _value(key: object, value: object, depth: int) -> Any:
+def _value(key: object, value: Any, depth: int) -> Any:
     if isinstance(key, str) and key.lower() == "secret":
         return MASK
     # Exact types only: subclasses print and iterate as they please, so they are shown by their repr.
     kind = type(value)
-    if value is None or kind is bool or (kind is float and math.isfinite(cast("float", value))):
+    if value is None or kind is bool or (kind is float and math.isfinite(value)):
         return value
-    if kind is int and abs(cast("int", value)) < 1 << 63:
+    if kind is int and abs(value) < 1 << 63:
         return value
     if depth < _MAX_DEPTH and kind is dict:
-        items = cast("dict[object, object]", value).items()
-        return {_text(name): _value(name, item, depth + 1) for name, item in items}
+        return {_text(name): _value(name, item, depth + 1) for name, item in value.items()}
     if depth < _MAX_DEPTH and kind in {list, tuple, set, frozenset}:
-        return [_value(None, item, depth + 1) for item in cast("Iterable[object]", value)]
+        return [_value(None, item, depth + 1) for item in value]
     return _text(value)
 
 
@@ -143,15 +136,14 @@ def _text(value: object) -> str:
     except Exception:  # noqa: BLE001 - a foreign __str__ or __repr__ may do anything
         text = f"<{type(value).__name__} that cannot be shown>"
     # The first cut saves time. The second comes after redaction, because a cut can halve a secret.
-    return _cut(redacted(_cut(text, 4 * _MAX_LENGTH)), _MAX_LENGTH)
+    return _cut(redacted(_cut(text, 4 * _END)), _END)
 
 
-def _cut(text: str, length: int) -> str:
-    """Keep both ends: the last line of a traceback says what happened."""
-    half = length // 2
-    return (
-        text if len(text) <= length else f"{text[:half]} …{len(text) - 2 * half} characters… {text[-half:]}"
-    )
+def _cut(text: str, end: int) -> str:
+    """Keep both ends of a long text: the last line of a traceback says what happened."""
+    if len(text) <= 2 * end:
+        return text
+    return f"{text[:end]} …{len(text) - 2 * end} characters… {text[-end:]}"
 
 
 class _ConsoleValue:
@@ -201,12 +193,7 @@ class _Sink:
 
 
 class LibraryHandler(logging.Handler):
-    """Sends the records of other libraries through our chain."""
-
-    def __init__(self, chain: list[Processor], write: Callable[[str], None]) -> None:
-        super().__init__()
-        self._chain = chain
-        self._write = write
+    """Logs the records of other libraries as events of ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log the record as the event `library_message`."""
@@ -214,16 +201,9 @@ class LibraryHandler(logging.Handler):
             message = record.getMessage()
         except Exception:  # noqa: BLE001 - the arguments are foreign, and do not always fit the text
             message = _text(record.msg)
-        event: Any = {
-            "event": "library_message",
-            "level": LEVELS[min(max(record.levelno // 10, 1), len(LEVELS)) - 1],
-            "logger": record.name,
-            "message": message,
-            "exc_info": record.exc_info,
-        }
-        for process in self._chain:
-            event = process(None, event["level"], event)
-        self._write(event)
+        level = LEVELS[min(max(record.levelno // 10, 1), len(LEVELS)) - 1]
+        write = getattr(structlog.get_logger(), level)
+        write("library_message", logger=record.name, message=message, exc_info=record.exc_info)
 
 
 def setup(level: str, format: str | None, stream: TextIO) -> None:  # noqa: A002 - as its flag
@@ -234,37 +214,27 @@ def setup(level: str, format: str | None, stream: TextIO) -> None:  # noqa: A002
     """
     if level.lower() not in LEVELS:
         raise ValueError(f"no such log level: expected one of {', '.join(LEVELS)}")
-    if format is not None and format not in FORMATS:
-        raise ValueError(f"no such log format: expected one of {', '.join(FORMATS)}")
+    if format not in {"console", "json", None}:
+        raise ValueError("no such log format: expected one of console, json")
     terminal = stream.isatty()
-    renderers: list[Processor] = [structlog.processors.JSONRenderer()]
+    renderers: list[Processor] = [JSONRenderer()]
     if (format or ("console" if terminal else "json")) == "console":
         plain = structlog.dev.plain_traceback
         console = structlog.dev.ConsoleRenderer(colors=terminal, sort_keys=False, exception_formatter=plain)
         renderers = [_for_console, console]
-    chain: list[Processor] = [
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,  # the plain traceback: locals would hold secrets
-        _redact,
-        *renderers,
-    ]
     number = (LEVELS.index(level.lower()) + 1) * 10
     sink = _Sink(stream)
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, *chain],
+        # The traceback is the plain one, because locals would hold secrets.
+        processors=[add_log_level, TimeStamper(fmt="iso", utc=True), format_exc_info, _redact, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_names: sink,
         cache_logger_on_first_use=False,  # loggers made at import must follow a later setup
     )
-    _handle_libraries(LibraryHandler(chain, sink.write), max(number, logging.WARNING))
-
-
-def _handle_libraries(handler: LibraryHandler, level: int) -> None:
-    """Make this our only handler of the standard library's root logger; silence loggers that log secrets."""
     root = logging.getLogger()
-    root.handlers = [*(old for old in root.handlers if not isinstance(old, LibraryHandler)), handler]
-    root.setLevel(level)
-    for name in _SILENCED:
+    root.handlers = [*(old for old in root.handlers if not isinstance(old, LibraryHandler)), LibraryHandler()]
+    root.setLevel(max(number, logging.WARNING))
+    for name in ("httpx", "httpcore"):  # they log whole URLs, and the secret is in the query
         logger = logging.getLogger(name)
         logger.setLevel(logging.CRITICAL + 1)
         logger.propagate = False  # a child logger with its own level ends here

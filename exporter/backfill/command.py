@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from argparse import ArgumentError
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from msgspec.structs import replace
 
 from exporter import __version__
 from exporter.backfill.prometheus import Prometheus, PrometheusError

@@ -6,9 +6,8 @@ repeats a secret, because `/-/reload` answers with problems.
 """
 
 from exporter.config.loading import load, parse
-from exporter.config.model import Api, Config, Site, Users
 from exporter.config.printing import masked
 from exporter.config.problems import ConfigError
-from exporter.config.sections import Poll
+from exporter.config.sections import Api, Config, Poll, Site, Users
 
 __all__ = ["Api", "Config", "ConfigError", "Poll", "Site", "Users", "load", "masked", "parse"]

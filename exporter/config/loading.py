@@ -4,27 +4,21 @@
 secrets. Problems are collected and raised together at the end, so one run reports all of them.
 """
 
-from __future__ import annotations
-
 import math
 import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import UNSET
 
 from exporter.config import schema, sections
-from exporter.config.model import Api, Config, Site, Users, Web
 from exporter.config.problems import ConfigError, Problem, Problems
-from exporter.config.schema import defaults
 from exporter.config.secret import Secret, SecretSource, clean, exposed, read_secret, secret_variable
-from exporter.config.sections import POLLS, Poll, Polls
+from exporter.config.sections import POLLS, Api, Config, Polls, Site, Users, WebSection
 from exporter.config.values import MAX_DURATION, format_duration
 from exporter.config.yamlfile import load_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 
 def load(path: Path, environ: Mapping[str, str], *, explicit: bool = True) -> Config:
@@ -62,10 +56,8 @@ def _load_environment(missing: str, environ: Mapping[str, str]) -> Config:
     if secret and file:
         message = "CRYPTOLOOT_SECRET_FILE is set too: keep exactly one of them"
         raise ConfigError([Problem("CRYPTOLOOT_SECRET", message)])
-    source = {"secret_env": "CRYPTOLOOT_SECRET"}
-    if file:
-        source = {"secret_file": environ["CRYPTOLOOT_SECRET_FILE"]}
-    return _Builder(environ, Path(), Problems(aliases)).build({"sites": [{"name": "default", **source}]})
+    keys = {"secret_file": environ["CRYPTOLOOT_SECRET_FILE"]} if file else {"secret_env": "CRYPTOLOOT_SECRET"}
+    return _Builder(environ, Path(), Problems(aliases)).build({"sites": [{"name": "default", **keys}]})
 
 
 def parse(document: object, environ: Mapping[str, str]) -> Config:
@@ -74,6 +66,9 @@ def parse(document: object, environ: Mapping[str, str]) -> Config:
     Relative secret files are in the working directory. Raises ConfigError, with every problem.
     """
     return _Builder(environ, Path(), Problems({"": "config"})).build(document)
+
+
+_INSECURE = "http:// would send the secrets in the clear: use https://, or set api.allow_insecure: true"
 
 
 @dataclass(frozen=True)
@@ -90,14 +85,10 @@ class _Builder:
         values = schema.read(document, sections.ConfigFile, "", problems)
         if values is UNSET:
             raise ConfigError(problems.reported)
-        site_sections, poll = values.get("sites", []), values.get("poll", {})
+        listed, poll = values.get("sites", []), values.get("poll", {})
         self.polls({}, poll, "poll")  # reports faults of the section `poll` once, not for each site
-        sites = [
-            self.site(section, poll, f"sites[{index}]")
-            for index, section in enumerate(site_sections)
-            if section is not UNSET
-        ]
-        names = [UNSET if section is UNSET else section.get("name", UNSET) for section in site_sections]
+        sites = [self.site(index, site, poll) for index, site in enumerate(listed) if site is not UNSET]
+        names = [UNSET if site is UNSET else site.get("name", UNSET) for site in listed]
         for index, first in _duplicates(names):
             message = f"the same name as sites[{first}].name: every site needs its own"
             problems.add(f"sites[{index}].name", message)
@@ -105,33 +96,30 @@ class _Builder:
         if users.names == "off" and any(site["watch_users"] for site in sites):
             message = "with off, watch_users bring no series: only whether the API knows them"
             problems.warn("users.names", message)
-        api = self.api(values.get("api", {}), len(site_sections))
-        web = Web(**defaults(sections.WebSection) | values.get("web", {}))
+        api = self.api(values.get("api", {}), len(listed))
         if problems.reported:
             raise ConfigError(problems.reported)
         all_sites = tuple(Site(**site, api=api, users=users) for site in sites)
-        return Config(api, all_sites, users, web, tuple(problems.warnings))
+        return Config(api, all_sites, users, WebSection(**values.get("web", {})), tuple(problems.warnings))
 
     def api(self, values: dict[str, Any], sites: int) -> Api:
         # More sites than 8 slots can serve in time get more slots. Beyond 64, httpx itself is the bottleneck.
         slots = min(max(8, math.ceil(sites / 20)), 64)
-        api = Api(**defaults(sections.ApiSection) | {"max_concurrency": slots} | values)
+        api = Api(**schema.defaults(sections.ApiSection) | {"max_concurrency": slots} | values)
         if not (api.allow_insecure or api.private or self.problems.has("api.allow_insecure")):
-            message = (
-                "http:// would send the secrets in the clear: use https://, or set api.allow_insecure: true"
-            )
-            self.problems.add("api.url", message)
+            self.problems.add("api.url", _INSECURE)
         return api
 
-    def site(self, values: dict[str, Any], poll: dict[str, Any], path: str) -> dict[str, Any]:
+    def site(self, number: int, values: dict[str, Any], poll: dict[str, Any]) -> dict[str, Any]:
         """Return a site's own fields, for the order of problems: before those of `users` and `api`."""
+        path = f"sites[{number}]"
         users = values.get("watch_users", [])
         for index, first in _duplicates(users):
             self.problems.add(f"{path}.watch_users[{index}]", f"the same user as {path}.watch_users[{first}]")
         return {
             "name": values.get("name", ""),
             "secret": self.secret(values, path, ("secret_env", "secret_file", "secret")),
-            "currency": values.get("currency", defaults(sections.SiteSection)["currency"]),
+            "currency": values.get("currency", schema.defaults(sections.SiteSection)["currency"]),
             "watch_users": tuple(user for user in users if user is not UNSET),
             "polls": self.polls(poll, values.get("poll", {}), f"{path}.poll"),
         }
@@ -142,34 +130,30 @@ class _Builder:
         `stale_after` is 5 times the merged interval unless either level sets it. If the section sets it and a
         site has a longer interval, that is a problem of the site, because the intention is unclear.
         """
-        polls = {
-            name: self.poll(name, base.get(name, {}), overrides.get(name, {}), f"{path}.{name}")
-            for name in POLLS
-        }
-        return Polls(**polls)  # type: ignore[arg-type]  # POLLS pairs each name with its class
-
-    def poll(self, name: str, base: dict[str, Any], overrides: dict[str, Any], path: str) -> Poll:
-        section, poll = POLLS[name]
-        values = defaults(section) | base | overrides
-        interval = values["interval"]
-        stale_after = values.setdefault("stale_after", round(min(5 * interval, MAX_DURATION), 3))
-        changed = [key for key in ("stale_after", "interval") if key in overrides]
-        faulty = self.problems.has(path) or self.problems.has(f"poll.{name}")
-        if changed and stale_after < interval and not faulty:
-            self.problems.add(
-                f"{path}.{changed[0]}",
-                f"stale_after {format_duration(stale_after)} is below the interval "
-                f"{format_duration(interval)}, so values would leave between two polls: set stale_after to a "
-                "few intervals",
-            )
-        if overrides.get("max_row_age", math.inf) < 3 * 3600:
-            message = "below 3h: a settled row is up to 2h15m old by nature, values will flicker"
-            self.problems.warn(f"{path}.max_row_age", message)
-        return poll(**values)
+        polls: dict[str, Any] = {}
+        for name, (section, poll) in POLLS.items():
+            place, changes = f"{path}.{name}", overrides.get(name, {})
+            values = schema.defaults(section) | base.get(name, {}) | changes
+            interval = values["interval"]
+            stale_after = values.setdefault("stale_after", round(min(5 * interval, MAX_DURATION), 3))
+            changed = [key for key in ("stale_after", "interval") if key in changes]
+            faulty = self.problems.has(place) or self.problems.has(f"poll.{name}")
+            if changed and stale_after < interval and not faulty:
+                self.problems.add(
+                    f"{place}.{changed[0]}",
+                    f"stale_after {format_duration(stale_after)} is below the interval "
+                    f"{format_duration(interval)}, so values would leave between two polls: set stale_after "
+                    "to a few intervals",
+                )
+            if changes.get("max_row_age", math.inf) < 3 * 3600:
+                message = "below 3h: a settled row is up to 2h15m old by nature, values will flicker"
+                self.problems.warn(f"{place}.max_row_age", message)
+            polls[name] = poll(**values)
+        return Polls(**polls)
 
     def users(self, values: dict[str, Any]) -> Users:
         keys = ("names_key_env", "names_key_file")
-        names = values.get("names", defaults(sections.UsersSection)["names"])
+        names = values.get("names", schema.defaults(sections.UsersSection)["names"])
         if names == "hmac":
             return Users(names, self.secret(values, "users", keys).value)
         for key in keys:
@@ -181,12 +165,11 @@ class _Builder:
 
     def secret(self, values: dict[str, Any], path: str, keys: tuple[str, ...]) -> SecretSource:
         """Read the secret from the only source that is set. With a fault, the result is empty."""
-        problems = self.problems
-        sources = [key for key in keys if key in values or problems.has(f"{path}.{key}")]
+        sources = [key for key in keys if key in values or self.problems.has(f"{path}.{key}")]
         if len(sources) != 1:
             none = f"no {'key' if path == 'users' else 'secret'} is given"
             fault = f"{' and '.join(sources)} are given" if sources else none
-            problems.add(path, f"{fault}: give exactly one of {', '.join(keys)}")
+            self.problems.add(path, f"{fault}: give exactly one of {', '.join(keys)}")
         elif sources[0] in values:
             kind, value, place = sources[0].rpartition("_")[2], values[sources[0]], f"{path}.{sources[0]}"
             try:
@@ -195,15 +178,15 @@ class _Builder:
                 if kind == "file":
                     return SecretSource(self.secret_file(value, place), file=self.directory / value)
                 message = "a secret in the config file is copied along with it: use secret_env or secret_file"
-                problems.warn(place, message)
+                self.problems.warn(place, message)
                 return SecretSource(clean(value))
             except ValueError as error:
                 what = {"env": "environment variable named here", "file": "file named here"}.get(kind, kind)
-                if place in problems.aliases:
+                if place in self.problems.aliases:
                     what = what.removeprefix("environment ").removesuffix(" named here")
                 relative = kind == "file" and self.directory / value != Path(value)
                 hint = " (sought from the config file's directory)" if relative else ""
-                problems.add(place, f"the {what} {error}{hint}")
+                self.problems.add(place, f"the {what} {error}{hint}")
         return SecretSource(Secret(""))
 
     def secret_file(self, name: str, path: str) -> Secret:

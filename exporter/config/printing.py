@@ -1,20 +1,14 @@
 """The effective configuration as text, without secrets: what `check` prints."""
 
-from __future__ import annotations
-
-import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
+from msgspec.structs import asdict
 
 from exporter.config import schema
 from exporter.config.secret import MASK
-from exporter.config.sections import POLLS, ApiSection
-
-if TYPE_CHECKING:
-    from exporter.config.model import Config
-    from exporter.config.sections import Polls
+from exporter.config.sections import POLLS, ApiSection, Config, Polls, Site
 
 
 def masked(config: Config) -> str:
@@ -26,29 +20,28 @@ def masked(config: Config) -> str:
     """
     common = Counter(site.polls for site in config.sites).most_common(1)  # a shard may have no sites
     poll = _poll_sections(common[0][0]) if common else {}
-    sites = []
-    for site in config.sites:
-        source = {"secret_env": site.secret.env, "secret_file": site.secret.file and str(site.secret.file)}
-        sections = _poll_sections(site.polls)
-        overrides = {name: section for name, section in sections.items() if section != poll[name]}
-        sites.append(
-            {
-                "name": site.name,
-                **({key: value for key, value in source.items() if value} or {"secret": MASK}),
-                "currency": site.currency,
-                **({"watch_users": list(site.watch_users)} if site.watch_users else {}),
-                **({"poll": overrides} if overrides else {}),
-            }
-        )
     document = {
-        "api": schema.write(dataclasses.asdict(config.api), ApiSection),
-        "sites": sites,
+        "api": schema.write(asdict(config.api), ApiSection),
+        "sites": [_site_section(site, poll) for site in config.sites],
         **({"poll": poll} if poll else {}),
         "users": {"names": config.users.names} | ({"names_key": MASK} if config.users.key else {}),
-        "web": dataclasses.asdict(config.web),
+        "web": asdict(config.web),
     }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
 
 
+def _site_section(site: Site, poll: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    values = {
+        "name": site.name,
+        "secret_env": site.secret.env,
+        "secret_file": site.secret.file and str(site.secret.file),
+        "secret": None if site.secret.env or site.secret.file else MASK,
+        "currency": site.currency,
+        "watch_users": list(site.watch_users),
+        "poll": {name: keys for name, keys in _poll_sections(site.polls).items() if keys != poll[name]},
+    }
+    return {key: value for key, value in values.items() if value}
+
+
 def _poll_sections(polls: Polls) -> dict[str, dict[str, Any]]:
-    return {name: schema.write(poll, POLLS[name][0]) for name, poll in dataclasses.asdict(polls).items()}
+    return {name: schema.write(asdict(poll), POLLS[name][0]) for name, poll in asdict(polls).items()}

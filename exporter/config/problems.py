@@ -4,19 +4,13 @@ No text made here repeats a secret or anything that might be one by mistake: tex
 text, and values of unknown keys. The path and the line identify the value.
 """
 
-from __future__ import annotations
-
 import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One fault of the configuration: its path (`sites[1].secret_env`), what to do, and the line, from 1."""
 
     path: str
@@ -77,16 +71,9 @@ def join(path: str, key: object) -> str:
 
 def type_name(value: object) -> str:
     """Name the type of a value, without its content."""
-    names = {
-        type(None): "nothing",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "text",
-        dict: "a mapping",
-        list: "a list",
-    }
-    return names.get(type(value), "something else")
+    kinds = {type(None): "nothing", bool: "true or false", str: "text", dict: "a mapping", list: "a list"}
+    number = type(value) in {int, float}
+    return "a number" if number else kinds.get(type(value), "something else")
 
 
 def quoted(value: object) -> str:

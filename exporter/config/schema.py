@@ -4,19 +4,14 @@ msgspec alone stops at the first fault, so `read` walks the structs over the doc
 raises for what users write: every fault goes into `Problems`.
 """
 
-from __future__ import annotations
-
 import difflib
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from exporter.config.problems import join, quoted, type_name
-
-if TYPE_CHECKING:
-    from exporter.config.problems import Problems
+from exporter.config.problems import Problems, join, quoted, type_name
 
 
 class Section(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -75,10 +70,8 @@ def unwrap(type_: Any) -> tuple[Any, Meta]:
     while get_origin(type_) is Annotated or UnsetType in get_args(type_):
         type_, *more = get_args(type_)
         metas = [*more, *metas]
-    names = ("ge", "le", "min_length", "description", "extra")
-    merged = {
-        name: value for meta in metas for name in names if (value := getattr(meta, name, None)) is not None
-    }
+    keys = ("ge", "le", "min_length", "description", "extra")
+    merged = {key: item for meta in metas for key in keys if (item := getattr(meta, key, None)) is not None}
     return type_, Meta(**merged)
 
 

@@ -3,17 +3,13 @@
 Reading raises ValueError, whose text and context hold neither the secret nor the file's path.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn, Self
 
 MASK = "**********"
 MAX_BYTES = 4096
@@ -22,13 +18,12 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+@dataclass(frozen=True, repr=False)
 class Secret:
     """Text that prints as a mask of constant length; only `reveal()` returns the text."""
 
     __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
+    _value: str
 
     def reveal(self) -> str:
         """Return the text itself."""
@@ -40,13 +35,7 @@ class Secret:
     def __format__(self, _spec: str) -> str:
         return MASK
 
-    def __eq__(self, other: object) -> bool:
-        return self._value == other._value if isinstance(other, Secret) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash((Secret, self._value))
-
-    def __deepcopy__(self, _memo: object = None) -> Secret:
+    def __deepcopy__(self, _memo: object = None) -> Self:
         return self
 
     def __reduce_ex__(self, _protocol: object = None) -> NoReturn:
@@ -57,23 +46,18 @@ class Secret:
 
 
 @dataclass(frozen=True)
-class SecretSource:
+class SecretSource:  # noqa: PLW1641 - the dataclass makes a hash, of env and file
     """A secret as read at load, and its source: an environment variable, a file, or the config itself."""
 
-    value: Secret
+    value: Secret = field(hash=False)
     env: str | None = None
     file: Path | None = None
 
     def __eq__(self, other: object) -> bool:
         """Compare what was configured: a file is the same source when its content has changed."""
-        return isinstance(other, SecretSource) and self._identity == other._identity
-
-    def __hash__(self) -> int:
-        return hash(self._identity)
-
-    @property
-    def _identity(self) -> tuple[object, ...]:
-        return (self.file,) if self.file else (self.env, self.value)
+        if not isinstance(other, SecretSource) or (self.env, self.file) != (other.env, other.file):
+            return False
+        return self.file is not None or self.value == other.value
 
 
 class SecretReader:
@@ -84,32 +68,27 @@ class SecretReader:
     """
 
     def __init__(self, source: SecretSource) -> None:
-        self._file = source.file
-        self._secret = source.value
-        self._stamp: tuple[int, int, int] | None = None
+        self._file, self._secret = source.file, source.value
+        self._stamp: object = "not read yet"
         self.problem: str | None = None
-        if self._file is not None:
-            self._read(self._file)
+        self.current()
 
     def current(self) -> Secret:
         """Return the secret; while the file is missing, unreadable or empty, the last good one."""
         # After a failure the stamp is no evidence: chmod repairs a file and changes none of the three values.
         if self._file is not None and (self.problem is not None or self.changed()):
-            self._read(self._file)
+            # The stamp comes first: a file replaced in between is read once too often, never once too few.
+            self._stamp = _stamp(self._file)
+            try:
+                self._secret, _ = read_secret(self._file)
+                self.problem = None
+            except ValueError as error:
+                self.problem = f"{self._file}: the secret file {error}; the last good secret stays in use"
         return self._secret
 
     def changed(self) -> bool:
         """Whether the file differs from the last read, by one stat; False for other sources."""
         return self._file is not None and _stamp(self._file) != self._stamp
-
-    def _read(self, file: Path) -> None:
-        # The stamp comes first: a file replaced in between is read once too often, never once too few.
-        self._stamp = _stamp(file)
-        try:
-            self._secret, _ = read_secret(file)
-            self.problem = None
-        except ValueError as error:
-            self.problem = f"{file}: the secret file {error}; the last good secret stays in use"
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:
@@ -131,17 +110,14 @@ def read_regular(file: Path, limit: int) -> tuple[bytes, os.stat_result]:
     """Return a regular file's content, cut at `limit` + 1 bytes, and its status. Raises ValueError."""
     try:
         # Without O_NONBLOCK, a pipe at this path would block the event loop for ever.
-        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            status = os.fstat(handle)
+        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
+            status = os.fstat(opened.fileno())
             if stat.S_ISREG(status.st_mode):
-                with open(handle, "rb", closefd=False) as opened:
-                    return opened.read(limit + 1), status
-        finally:
-            os.close(handle)
+                return opened.read(limit + 1), status
         fault = "is not a regular file"
     except OSError as error:
-        fault = f"cannot be read: {error.strerror}"
+        directory = isinstance(error, IsADirectoryError)
+        fault = "is not a regular file" if directory else f"cannot be read: {error.strerror}"
     except ValueError:
         fault = "cannot be read: its path holds characters no path can have"
     raise ValueError(fault)  # not inside an except block: those exceptions hold the path

@@ -1,17 +1,19 @@
 """config.yaml as types: every section and key, with its default and description.
 
-`schema` reads a document by these types. docs/configuration.md and config.schema.json are written from them.
-A section that describes polls of one endpoint stands beside the class that the program uses for them.
+`schema` reads a document by the sections. docs/configuration.md and config.schema.json are written from them.
+Beside a section stands the class that the program uses for it: durations in seconds, sizes in bytes, secrets
+read. So everything that one endpoint needs of the configuration is in this file. The section `web` has the
+same values in the file and in the program, so it is its own class.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import ipaddress
 from typing import Annotated, Literal, get_type_hints
+from urllib.parse import urlsplit
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from exporter.config.schema import Section, fields, unwrap
+from exporter.config.secret import Secret, SecretSource
 from exporter.config.values import Duration, Label, Names, Size, Text, Url, Variable
 
 
@@ -40,6 +42,31 @@ class ApiSection(Section):
     ] = "none"
 
 
+class Api(Struct, frozen=True):
+    """The API server. `url` has no slash at the end; `max_response_bytes` counts after decompression."""
+
+    url: str
+    timeout: float
+    max_concurrency: int
+    max_response_bytes: int
+    allow_insecure: bool
+    proxy: Literal["none", "environment"]
+
+    @property
+    def host(self) -> str:
+        """The URL's host, with the port if the URL has one; never user or password."""
+        return urlsplit(self.url).netloc.rpartition("@")[2]
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody on the network can read the calls: they use TLS, or stay on this host."""
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return self.url.startswith("https:") or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+
 _Interval = Annotated[Duration, _about("from one poll to the next")]
 
 
@@ -52,8 +79,7 @@ class PollSection(Section):
     ] = UNSET
 
 
-@dataclass(frozen=True)
-class Poll:
+class Poll(Struct, frozen=True):
     """How one endpoint of a site is polled: `interval` and `stale_after` in seconds."""
 
     interval: float
@@ -75,8 +101,7 @@ class HistorySection(PollSection):
     ] = "4h"
 
 
-@dataclass(frozen=True)
-class HistoryPoll(Poll):
+class HistoryPoll(Poll, frozen=True):
     """How /stats/history is polled; rows older than `max_row_age` seconds are not exported."""
 
     max_row_age: float
@@ -93,8 +118,7 @@ class TopUsersSection(PollSection):
     order: Annotated[_Order, _about("the top ones by what")] = "total"
 
 
-@dataclass(frozen=True)
-class TopUsersPoll(Poll):
+class TopUsersPoll(Poll, frozen=True):
     """How /user/top is polled: the number of users, and the amount that ranks them."""
 
     count: int
@@ -110,8 +134,7 @@ class AllUsersSection(PollSection):
     max_pages: Annotated[int, Meta(ge=1, le=1_000_000), _about("a longer list fails the poll")] = 10_000
 
 
-@dataclass(frozen=True)
-class AllUsersPoll(Poll):
+class AllUsersPoll(Poll, frozen=True):
     """How /user/list is polled, if at all: users per page, and the maximum number of pages."""
 
     enabled: bool
@@ -135,8 +158,7 @@ class PollsSection(Section):
     balances: Annotated[BalancesSection | UnsetType, _about("/user/balance")] = UNSET
 
 
-@dataclass(frozen=True)
-class Polls:
+class Polls(Struct, frozen=True):
     """How each endpoint of a site is polled; the fields are those of PollsSection."""
 
     payout: Poll
@@ -184,6 +206,28 @@ class UsersSection(Section):
     names_key_file: Annotated[Text | UnsetType, _about("with hmac: the file that holds the key")] = UNSET
 
 
+class Users(Struct, frozen=True):
+    """How user names are exported. `key` is set exactly with `hmac`."""
+
+    names: Literal["plain", "hmac", "off"]
+    key: Secret | None
+
+
+class Site(Struct, frozen=True):
+    """One site: its `site` label, its polls with its overrides, and what all sites share: `api`, `users`.
+
+    `watch_users` are exported whatever their rank.
+    """
+
+    name: str
+    secret: SecretSource
+    currency: str
+    watch_users: tuple[str, ...]
+    polls: Polls
+    api: Api
+    users: Users
+
+
 class WebSection(Section):
     """What is served where."""
 
@@ -203,3 +247,13 @@ class ConfigFile(Section):
     poll: Annotated[PollsSection | UnsetType, _about("how each endpoint is polled")] = UNSET
     users: Annotated[UsersSection | UnsetType, _about("what is shown of user names")] = UNSET
     web: Annotated[WebSection | UnsetType, _about("what is served where")] = UNSET
+
+
+class Config(Struct, frozen=True):
+    """The whole configuration. Each warning names something that is allowed but unwise or without effect."""
+
+    api: Api
+    sites: tuple[Site, ...]
+    users: Users
+    web: WebSection
+    warnings: tuple[str, ...]

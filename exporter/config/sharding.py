@@ -4,8 +4,6 @@ Each shard has a weight for each site, and the shard with the highest weight pol
 computes its own share alone. An added shard takes an even share from the others and moves no other site.
 """
 
-from __future__ import annotations
-
 from hashlib import blake2b
 from typing import NamedTuple
 

@@ -3,12 +3,11 @@
 The text of such an error never repeats free text, which might be a secret by mistake.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import math
 import re
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Meta
@@ -116,11 +115,10 @@ def read_variable(value: object) -> str:
 
 def read_names(value: object) -> str:
     """Return how user names are exported. Raises ValueError."""
-    if value is False:  # YAML 1.1 reads a bare `off` as false
-        return "off"
-    if value not in ("plain", "hmac", "off"):
+    word = "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
+    if word not in ("plain", "hmac", "off"):
         raise ValueError(f"expected one of plain, hmac, off, got {quoted(value)}")
-    return str(value)
+    return str(word)
 
 
 def read_url(value: object) -> str:
@@ -147,26 +145,19 @@ def read_url(value: object) -> str:
     return f"{parts.scheme}://{name}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}"
 
 
-# The type of a value is bool, a Literal, an int with both bounds, or names its parser in `extra`. Patterns
-# and examples are for editors: the parsers explain a fault better.
+def _parsed(schema: dict[str, Any], **functions: Callable[[Any], object]) -> Meta:
+    """Name the functions that `read` a value and, if it has a unit, `write` it; `schema` is for editors."""
+    return Meta(extra=functions, extra_json_schema=schema)
+
+
+# The type of a value is bool, a Literal, an int with both bounds, or has its parser in `extra`. Patterns and
+# examples are for editors: the parsers explain a fault better.
 _UNITS = "".join(f"([0-9]+{unit})?" for unit in _MILLISECONDS)
-Duration = Annotated[
-    str,
-    Meta(
-        extra={"read": read_duration, "write": format_duration},
-        extra_json_schema={"pattern": f"^{_UNITS}$", "examples": ["1m30s"]},
-    ),
-]
-Size = Annotated[
-    int | str,
-    Meta(extra={"read": read_size, "write": format_size}, extra_json_schema={"examples": ["16MiB"]}),
-]
-Text = Annotated[str, Meta(extra={"read": read_text}, extra_json_schema={"minLength": 1})]
-Label = Annotated[str, Meta(extra={"read": read_label}, extra_json_schema={"minLength": 1})]
-Variable = Annotated[
-    str, Meta(extra={"read": read_variable}, extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$"})
-]
-Url = Annotated[
-    str, Meta(extra={"read": read_url}, extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"})
-]
-Names = Annotated[Literal["plain", "hmac", "off"] | bool, Meta(extra={"read": read_names})]
+_TIMES = {"pattern": f"^{_UNITS}$", "examples": ["1m30s"]}
+Duration = Annotated[str, _parsed(_TIMES, read=read_duration, write=format_duration)]
+Size = Annotated[int | str, _parsed({"examples": ["16MiB"]}, read=read_size, write=format_size)]
+Text = Annotated[str, _parsed({"minLength": 1}, read=read_text)]
+Label = Annotated[str, _parsed({"minLength": 1}, read=read_label)]
+Variable = Annotated[str, _parsed({"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$"}, read=read_variable)]
+Url = Annotated[str, _parsed({"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"}, read=read_url)]
+Names = Annotated[Literal["plain", "hmac", "off"] | bool, _parsed({}, read=read_names)]

@@ -1,17 +1,12 @@
 """A YAML file as plain values, with the line of every path. Faults of YAML are reported, not raised."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from msgspec import UNSET
 
-from exporter.config.problems import join
-
-if TYPE_CHECKING:
-    from exporter.config.problems import Problems
+from exporter.config.problems import Problems, join
 
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"')
 _HARMLESS = re.compile(r"\\?.|<[a-z ]+>")  # one character, or a kind of token
@@ -40,10 +35,8 @@ def load_yaml(data: bytes, problems: Problems) -> object:
 
 def _without_quotes(error: yaml.MarkedYAMLError) -> str:
     # The parser quotes what it met, and `secret: *abc` is met as the undefined alias 'abc'.
-    message = ", ".join(part for part in (error.context, error.problem) if part)
-    return _QUOTED.sub(
-        lambda match: match[0] if _HARMLESS.fullmatch(match[0][1:-1]) else "(not shown)", message
-    )
+    text = ", ".join(part for part in (error.context, error.problem) if part)
+    return _QUOTED.sub(lambda match: match[0] if _HARMLESS.fullmatch(match[0][1:-1]) else "(not shown)", text)
 
 
 class _Converter:

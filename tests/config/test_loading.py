@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from exporter import config
 from exporter.config import ConfigError
-from exporter.config.model import Web
 from exporter.config.problems import Problem
 from exporter.config.secret import Secret, SecretSource
-from exporter.config.sections import AllUsersPoll, HistoryPoll, Poll, Polls, TopUsersPoll
+from exporter.config.sections import AllUsersPoll, HistoryPoll, Poll, Polls, TopUsersPoll, WebSection
 from tests.config.documents import CANARY, ENVIRON, parse, problems, secret_file, site
 from tests.conftest import REPOSITORY
 
@@ -105,7 +104,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     )
     secret = SecretSource(Secret(CANARY), env="CRYPTOLOOT_SECRET")
     only = config.Site("a", secret, "XMR", (), polls, api, users)
-    expected = config.Config(api, (only,), users, Web(sites_on_metrics=True), ())
+    expected = config.Config(api, (only,), users, WebSection(sites_on_metrics=True), ())
 
     assert expected == parse()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import yaml
+from msgspec.structs import replace
 
 from exporter import config
 from exporter.config.secret import SecretReader

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from msgspec.structs import fields, replace
 
 from exporter.config import schema
 from exporter.config.sections import POLLS, PollsSection
+from tests.config.documents import CANARY, parse
 
 
 def test_each_poll_section_has_its_class() -> None:
@@ -14,3 +15,10 @@ def test_each_poll_section_has_its_class() -> None:
     assert {name: {field.name for field in fields(poll)} for name, (_, poll) in POLLS.items()} == {
         name: set(schema.fields(section)) for name, (section, _) in POLLS.items()
     }
+
+
+def test_host_never_shows_user_or_password() -> None:
+    """Even an Api made by hand from a URL with a password names the host alone."""
+    api = replace(parse().api, url=f"https://user:{CANARY}@example.org:8443/x")
+
+    assert api.host == "example.org:8443"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from exporter.api.answers import Entries, HistoryRow, User
 from exporter.clock import Now
@@ -43,7 +44,7 @@ def later(seconds: float) -> Now:
 
 def shown(name: str, snapshot: Snapshot, **options: Any) -> SitePage:
     """Return a site of this name."""
-    return SitePage(replace(site(**options), name=name), snapshot, 100, 3)
+    return SitePage(structs.replace(site(**options), name=name), snapshot, 100, 3)
 
 
 def document(*sites: SitePage, which: Selection = EVERY, now: Now = NOW, **facts: Any) -> dict[str, Any]:
