@@ -72,8 +72,7 @@ def join(path: str, key: object) -> str:
 def type_name(value: object) -> str:
     """Name the type of a value, without its content."""
     kinds = {type(None): "nothing", bool: "true or false", str: "text", dict: "a mapping", list: "a list"}
-    number = type(value) in {int, float}
-    return "a number" if number else kinds.get(type(value), "something else")
+    return "a number" if type(value) in {int, float} else kinds.get(type(value), "something else")
 
 
 def quoted(value: object) -> str:
