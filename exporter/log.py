@@ -72,10 +72,8 @@ class Concealer:
         parts, start, at = [], 0, 0
         with self._lock:
             while self._forms and at <= len(text) - self.head:
-                longest = 0
-                for length, forms in self._by_head.get(text[at : at + self.head], {}).items():
-                    if text[at : at + length] in forms:
-                        longest = max(longest, length)
+                sizes = self._by_head.get(text[at : at + self.head])
+                longest = max((n for n in sizes if text[at : at + n] in sizes[n]), default=0) if sizes else 0
                 if longest:
                     parts += [text[start:at], MASK]
                     start = at + longest

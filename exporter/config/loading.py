@@ -82,9 +82,8 @@ class _Builder:
     def build(self, document: object) -> Config:
         """Return the configuration. Raises ConfigError."""
         problems = self.problems
-        values = schema.read(document, sections.ConfigFile, "", problems)
-        if values is UNSET:
-            raise ConfigError(problems.reported)
+        # If the document is no mapping, that is reported, and the rest is about an empty one.
+        values = schema.read(document, sections.ConfigFile, "", problems) or {}
         listed, poll = values.get("sites", []), values.get("poll", {})
         self.polls({}, poll, "poll")  # reports faults of the section `poll` once, not for each site
         sites = [self.site(index, site, poll) for index, site in enumerate(listed) if site is not UNSET]

@@ -18,12 +18,16 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True, repr=False)
 class Secret:
-    """Text that prints as a mask of constant length; only `reveal()` returns the text."""
+    """Text that prints as a mask of constant length; only `reveal()` returns the text.
+
+    It is no dataclass and no struct: `asdict` and encoders would read the text from its field.
+    """
 
     __slots__ = ("_value",)
-    _value: str
+
+    def __init__(self, value: str) -> None:
+        self._value = value
 
     def reveal(self) -> str:
         """Return the text itself."""
@@ -34,6 +38,12 @@ class Secret:
 
     def __format__(self, _spec: str) -> str:
         return MASK
+
+    def __eq__(self, other: object) -> bool:
+        return self._value == other._value if isinstance(other, Secret) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
 
     def __deepcopy__(self, _memo: object = None) -> Self:
         return self

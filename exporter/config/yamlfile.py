@@ -43,38 +43,38 @@ class _Converter:
     """Turns YAML nodes into plain values. Records lines; reports duplicate keys and unreadable scalars."""
 
     def __init__(self, loader: yaml.SafeLoader, problems: Problems) -> None:
-        self._loader = loader
-        self._problems = problems
+        self.loader = loader
+        self.problems = problems
         # An alias is the same node again. It is converted once, even where it contains itself.
-        self._converted: dict[yaml.Node, Any] = {}
+        self.converted: dict[yaml.Node, Any] = {}
 
     def value(self, node: yaml.Node, path: str) -> Any:
-        if node in self._converted:
-            return self._converted[node]
+        if node in self.converted:
+            return self.converted[node]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if not isinstance(node, yaml.SequenceNode):
             return self._scalar(node, path)
-        items: list[Any] = self._converted.setdefault(node, [])
+        items: list[Any] = self.converted.setdefault(node, [])
         for index, item in enumerate(node.value):
             child = f"{path}[{index}]"
-            self._problems.lines.setdefault(child, item.start_mark.line + 1)
+            self.problems.lines.setdefault(child, item.start_mark.line + 1)
             items.append(self.value(item, child))
         return items
 
     def _mapping(self, node: yaml.MappingNode, path: str) -> dict[Any, Any]:
-        mapping: dict[Any, Any] = self._converted.setdefault(node, {})
+        mapping: dict[Any, Any] = self.converted.setdefault(node, {})
         # SafeLoader silently lets the last of two equal keys win.
         first: dict[tuple[str, str], yaml.Node] = {}
         for key, _ in node.value:
             earlier = first.setdefault((key.tag, str(key.value)), key)
             if earlier is not key:
                 message = f"given twice: line {earlier.start_mark.line + 1} has it already"
-                self._problems.add(join(path, key.value), message, key.start_mark.line + 1)
-        self._loader.flatten_mapping(node)
+                self.problems.add(join(path, key.value), message, key.start_mark.line + 1)
+        self.loader.flatten_mapping(node)
         for key, item in node.value:
             child = join(path, key.value)
-            self._problems.lines.setdefault(child, key.start_mark.line + 1)
+            self.problems.lines.setdefault(child, key.start_mark.line + 1)
             # A list or mapping as a key is unknown like any other key, but Python cannot hash it.
             name = self._scalar(key, child) if isinstance(key, yaml.ScalarNode) else key
             if name is not UNSET:
@@ -83,8 +83,7 @@ class _Converter:
 
     def _scalar(self, node: yaml.Node, path: str) -> Any:
         try:
-            return self._loader.construct_object(node)
+            return self.loader.construct_object(node)
         except Exception:  # noqa: BLE001 - PyYAML raises nearly anything on odd tags: `!!int x`, `!!timestamp x`
-            message = "YAML cannot read this value: put it in quotes"
-            self._problems.add(path, message, node.start_mark.line + 1)
+            self.problems.add(path, "YAML cannot read this value: put it in quotes", node.start_mark.line + 1)
         return UNSET
