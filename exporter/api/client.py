@@ -73,12 +73,11 @@ class Client:
             self._open = partial(_HttpClient, api, user_agent, context, transport)
             self._idle.append(self._open())
         except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
-            fault = type(error).__name__
+            message = f"no HTTP client can be made ({type(error).__name__}): look at SSL_CERT_FILE and "
         else:
             return
-        message = (
-            f"no HTTP client can be made ({fault}): look at SSL_CERT_FILE and SSL_CERT_DIR, and with "
-            "api.proxy: environment at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
+        message += (
+            "SSL_CERT_DIR, and with api.proxy: environment at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
         )
         raise ConfigError([Problem("api", message)])
 
@@ -189,9 +188,9 @@ def _decode(request: Request[T], status: int, body: bytes | errors.BadBody) -> T
     except Refused as refused:
         code = refused.code
     if code is not None:
-        leaves = {leaf.reason.value: leaf for leaf in (*errors.GLOBAL_ERRORS, *request.errors)}
-        if code in leaves:
-            raise leaves[code](f"the API answered {code}")
+        for expected in (*errors.GLOBAL_ERRORS, *request.errors):
+            if expected.reason.value == code:
+                raise expected(f"the API answered {code}")
         raise errors.UnknownError("the API answered with an error code that the reference does not have here")
     detail = f"HTTP status {status}"
     if status == httpx.codes.TOO_MANY_REQUESTS:
