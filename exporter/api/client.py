@@ -73,11 +73,12 @@ class Client:
             self._open = partial(_HttpClient, api, user_agent, context, transport)
             self._idle.append(self._open())
         except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
-            message = f"no HTTP client can be made ({type(error).__name__}): look at SSL_CERT_FILE and "
+            fault = type(error).__name__
         else:
             return
-        message += (
-            "SSL_CERT_DIR, and with api.proxy: environment at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
+        message = (
+            f"no HTTP client can be made ({fault}): look at SSL_CERT_FILE and SSL_CERT_DIR, and with "
+            "api.proxy: environment at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
         )
         raise ConfigError([Problem("api", message)])
 

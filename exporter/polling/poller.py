@@ -72,15 +72,34 @@ class LoopState:
 class _Loop:
     """A job with its state, and what runs it."""
 
-    def __init__(self, job: Job, state: LoopState) -> None:
+    def __init__(self, job: Job, due: float, old: _Loop | None = None) -> None:
+        """Take over what the API asked for from an `old` loop of the same source."""
+        interval = job.poll.interval
+        schedule = Schedule(interval, job.poll.stale_after, phase(job.name, job.endpoint, interval))
+        reason = None
+        if old:
+            before, reason = old.state.schedule, old.state.reason
+            schedule = replace(schedule, failures=before.failures, retry_at=before.retry_at)
+            due = max(due, before.retry_at)
         self.job = job
-        self.state = state
+        self.state: LoopState = LoopState(schedule, due, due, reason=reason)
         self.names = {"site": job.name, "endpoint": job.endpoint}  # in log events
         self.secret = SecretReader(job.site.secret)
         self.known_secret = job.site.secret.value
         self.known_problem: str | None = None
         self.queued = False  # waiting for a request slot
         self.task: asyncio.Task[None] | None = None
+
+    def read_secret(self) -> Secret:
+        """Return the site's secret as it is now; log a change, and a file that cannot be read, once."""
+        secret, problem = self.secret.current(), self.secret.problem
+        if problem and problem != self.known_problem:
+            log.warning("secret_file_unreadable", site=self.job.name, problem=problem)
+        if secret != self.known_secret:
+            conceal([secret.reveal()])
+            log.info("secret_changed", **self.names)
+        self.known_secret, self.known_problem = secret, problem
+        return secret
 
     def cancel(self) -> None:
         task, self.task = self.task, None
@@ -116,7 +135,7 @@ class Poller:
         old, self._loops = self._loops, {}
         for place, job in enumerate(changes.start):
             due = first_due(place, len(changes.start), job.poll.interval, now.mono)
-            self._start(self._loop(job, due, old[job.key] if job.key in changes.adopt else None), now)
+            self._start(_Loop(job, due, old[job.key] if job.key in changes.adopt else None), now)
         for job in changes.keep:
             loop = self._loops[job.key] = old[job.key]
             loop.job, state = job, loop.state
@@ -144,7 +163,7 @@ class Poller:
         jobs = [job for job in jobs_of(config) if not endpoints or job.endpoint in endpoints]
         self._store.replace_all({job.name: Snapshot() for job in jobs})
         due = self._clock.now().mono
-        errors = await asyncio.gather(*(self._poll(self._loop(job, due, None)) for job in jobs))
+        errors = await asyncio.gather(*(self._poll(_Loop(job, due)) for job in jobs))
         return [
             Failure(job.name, job.endpoint, error.reason, str(error))
             for job, error in zip(jobs, errors, strict=True)
@@ -160,17 +179,6 @@ class Poller:
             if now.mono - max(loop.state.expected_by, self._last_end if loop.queued else 0.0)
             > loop.job.poll.interval + self._timeout + GRACE
         ]
-
-    def _loop(self, job: Job, due: float, old: _Loop | None) -> _Loop:
-        """Return a new loop; it takes over what the API asked for from an `old` one of the same source."""
-        interval = job.poll.interval
-        schedule = Schedule(interval, job.poll.stale_after, phase(job.name, job.endpoint, interval))
-        reason = None
-        if old:
-            before, reason = old.state.schedule, old.state.reason
-            schedule = replace(schedule, failures=before.failures, retry_at=before.retry_at)
-            due = max(due, before.retry_at)
-        return _Loop(job, LoopState(schedule, due, due, reason=reason))
 
     def _start(self, loop: _Loop, now: Now) -> None:
         site, endpoint = key = loop.job.key
@@ -224,7 +232,7 @@ class Poller:
                 if began is None:
                     began = now
                     self._own.poll_delay.observe(max(0.0, now.mono - loop.state.due))
-                return await self._client.call(request, self._secret(loop))
+                return await self._client.call(request, loop.read_secret())
 
         error, answer = None, None
         try:
@@ -240,17 +248,6 @@ class Poller:
             self._fail(loop, error, began, now)
         self._last_end = now.mono
         return error
-
-    def _secret(self, loop: _Loop) -> Secret:
-        """Return the site's secret as it is now; log a change, and a file that cannot be read, once."""
-        secret, problem = loop.secret.current(), loop.secret.problem
-        if problem and problem != loop.known_problem:
-            log.warning("secret_file_unreadable", site=loop.job.name, problem=problem)
-        if secret != loop.known_secret:
-            conceal([secret.reveal()])
-            log.info("secret_changed", **loop.names)
-        loop.known_secret, loop.known_problem = secret, problem
-        return secret
 
     def _succeed(self, loop: _Loop, answer: object, began: Now, now: Now) -> None:
         job, state = loop.job, loop.state
