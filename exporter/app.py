@@ -26,8 +26,7 @@ from exporter.config.sharding import WHOLE, Share
 from exporter.pages.own import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format
-from exporter.polling.once import poll_once, secrets_of
-from exporter.polling.poller import Poller
+from exporter.polling.poller import Poller, poll_once, secrets_of
 from exporter.web.access import WebAccess
 from exporter.web.health import HealthSocket
 from exporter.web.listening import address_of, listen
@@ -85,7 +84,7 @@ class App:
         self._transport = transport
         self._store = Store()
         self._own = OwnMetrics(__version__, options.revision)
-        self._poller = Poller(self._store, self._own, clock, log.conceal)
+        self._poller = Poller(self._store, self._own, clock)
         self._pages = Pages(self._store, self._own, clock.now)
         self._reloading = asyncio.Lock()
         self._load_status = LoadStatus()

@@ -25,7 +25,7 @@ from exporter.collectors.snapshot import Snapshot
 from exporter.collectors.users import TOP_USERS
 from exporter.endpoint import Reason
 from exporter.pages.catalogue import CATALOGUE
-from tests.collectors.sites import a_site, failed, families, polled, with_rows
+from tests.collectors.sites import a_site, failed, families, polled, samples_of, with_rows
 from tests.conftest import REPOSITORY, required
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class Recording:
             return
         for family in families:
             if family.metric.name in self._names:
-                for labels, value in family.samples():
+                for labels, value in samples_of(family):
                     self.add(_series(family.metric, labels, job), step, value, held)
 
     def add(self, series: str, step: int, value: float | str, steps: int = 1) -> None:

@@ -99,20 +99,17 @@ def decode_balance(body: bytes) -> UserBalance:
 
 def decode_history(body: bytes) -> History:
     """Decode `/stats/history`, rows in the answer's order."""
-    rows, rejected, _ = _decode_list(body, "history", HistoryRow, MAX_ROWS)
-    return Entries(tuple(rows), rejected)
+    return _decode_list(body, "history", HistoryRow, MAX_ROWS)
 
 
 def decode_top_users(body: bytes) -> Users:
     """Decode `/user/top`. An empty name is rejected, and so is a name's second entry."""
-    users, rejected, _ = _decode_list(body, "users", User, MAX_USERS)
-    return _unique(users, rejected)
+    return _unique(_decode_list(body, "users", User, MAX_USERS))
 
 
 def decode_user_page(body: bytes) -> Users:
     """Decode a page of `/user/list` as `decode_top_users` does, with the name of the next page."""
-    users, rejected, next_page = _decode_list(body, "users", User, MAX_USERS, str | None)
-    return _unique(users, rejected, next_page or None)
+    return _unique(_decode_list(body, "users", User, MAX_USERS, paged=True))
 
 
 def raise_for_error(body: bytes) -> None:
@@ -135,17 +132,17 @@ _list_answer = msgspec.json.Decoder(_ListAnswer, strict=False)
 
 
 def _decode_list(
-    body: bytes, key: str, entry_type: type[E], max_entries: int, next_page_type: Any = Any
-) -> tuple[list[E], int, Any]:
-    """Return the readable entries, the number of the others, and `nextPage`."""
+    body: bytes, key: str, entry_type: type[E], max_entries: int, *, paged: bool = False
+) -> Entries[E]:
+    """Return the readable entries, and of a `paged` list where the next page starts."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # As text, because msgspec accepts bad UTF-8 in fields that it skips.
         answer = _list_answer.decode(body.decode())
         entries = getattr(answer, key)
         if entries is not UNSET and _is_success(answer.success) and not answer.error:
-            return entries, 0, answer.next_page
+            return Entries(tuple(entries), 0, (answer.next_page or None) if paged else None)
     fields = _fields(body)
-    next_page = _convert(fields.get("nextPage"), next_page_type, "$.nextPage")
+    next_page = _convert(fields.get("nextPage"), str | None, "$.nextPage") if paged else None
     entries = fields.get(key)
     if not isinstance(entries, list):
         raise InvalidResponse(f"$.{key}: expected an array")
@@ -155,15 +152,15 @@ def _decode_list(
     for entry in entries:
         with unreadable:
             readable.append(msgspec.convert(entry, entry_type, strict=False))
-    return readable, len(entries) - len(readable), next_page
+    return Entries(tuple(readable), len(entries) - len(readable), next_page or None)
 
 
-def _unique(users: list[User], rejected: int, next_page: str | None = None) -> Users:
+def _unique(users: Users) -> Users:
     """Reject users without a name, and all but the first of one name."""
-    first = {user.name: user for user in reversed(users)}
+    first = {user.name: user for user in reversed(users.entries)}
     first.pop("", None)
-    unique = tuple([user for user in users if first.get(user.name) is user])
-    return Entries(unique, rejected + len(users) - len(unique), next_page)
+    unique = tuple([user for user in users.entries if first.get(user.name) is user])
+    return Entries(unique, users.rejected + len(users.entries) - len(unique), users.next_page)
 
 
 def _fields(body: bytes) -> dict[str, Any]:

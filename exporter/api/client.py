@@ -189,9 +189,9 @@ def _decode(request: Request[T], status: int, body: bytes | errors.BadBody) -> T
     except Refused as refused:
         code = refused.code
     if code is not None:
-        leaves = {leaf.reason.value: leaf for leaf in (*errors.GLOBAL_ERRORS, *request.errors)}
-        if code in leaves:
-            raise leaves[code](f"the API answered {code}")
+        for expected in (*errors.GLOBAL_ERRORS, *request.errors):
+            if expected.reason.value == code:
+                raise expected(f"the API answered {code}")
         raise errors.UnknownError("the API answered with an error code that the reference does not have here")
     detail = f"HTTP status {status}"
     if status == httpx.codes.TOO_MANY_REQUESTS:

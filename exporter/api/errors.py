@@ -43,142 +43,108 @@ if TYPE_CHECKING:
 class PollError(Exception):
     """A poll that failed; `retry_after` is the answer's header as it came, if any."""
 
-    reason: ClassVar[Reason]
+    reason: ClassVar[Reason]  # of each leaf
     retry_after: str | None = None
+
+    def __init_subclass__(cls, reason: Reason | None = None) -> None:
+        if reason:
+            cls.reason = reason
 
 
 class Unreached(PollError):
     """No whole answer arrived."""
 
 
-class Timeout(Unreached):
+class Timeout(Unreached, reason=Reason.TIMEOUT):
     """The whole call took longer than `api.timeout`."""
 
-    reason = Reason.TIMEOUT
 
-
-class DnsFailed(Unreached):
+class DnsFailed(Unreached, reason=Reason.DNS):
     """The host name has no address."""
 
-    reason = Reason.DNS
 
-
-class ConnectFailed(Unreached):
+class ConnectFailed(Unreached, reason=Reason.CONNECT):
     """No connection, or one that broke within the answer."""
 
-    reason = Reason.CONNECT
 
-
-class TlsFailed(Unreached):
+class TlsFailed(Unreached, reason=Reason.TLS):
     """The TLS handshake failed."""
-
-    reason = Reason.TLS
 
 
 class BadStatus(PollError):
     """The HTTP status of the answer is a failure."""
 
 
-class HttpStatus(BadStatus):
+class HttpStatus(BadStatus, reason=Reason.HTTP_STATUS):
     """A status that is neither 2xx, 3xx nor 429, without an `error` of the API."""
 
-    reason = Reason.HTTP_STATUS
 
-
-class RateLimited(BadStatus):
+class RateLimited(BadStatus, reason=Reason.RATE_LIMITED):
     """Status 429."""
 
-    reason = Reason.RATE_LIMITED
 
-
-class Redirected(BadStatus):
+class Redirected(BadStatus, reason=Reason.REDIRECT):
     """A redirect; it is not followed, since it could carry the secret to another host."""
-
-    reason = Reason.REDIRECT
 
 
 class BadBody(PollError):
     """The body cannot be read."""
 
 
-class TooLarge(BadBody):
+class TooLarge(BadBody, reason=Reason.TOO_LARGE):
     """A body over `api.max_response_bytes`, before or after inflating."""
 
-    reason = Reason.TOO_LARGE
 
-
-class InvalidJson(BadBody):
+class InvalidJson(BadBody, reason=Reason.INVALID_JSON):
     """A body that is not JSON."""
 
-    reason = Reason.INVALID_JSON
 
-
-class InvalidResponse(BadBody):
+class InvalidResponse(BadBody, reason=Reason.INVALID_RESPONSE):
     """JSON of the wrong shape, or neither successful nor an error."""
-
-    reason = Reason.INVALID_RESPONSE
 
 
 class ApiError(PollError):
     """The API's own `error`."""
 
 
-class InvalidSecret(ApiError):
+class InvalidSecret(ApiError, reason=Reason.INVALID_SECRET):
     """The API does not know the secret."""
 
-    reason = Reason.INVALID_SECRET
 
-
-class BadRequest(ApiError):
+class BadRequest(ApiError, reason=Reason.BAD_REQUEST):
     """The API could not read the request."""
 
-    reason = Reason.BAD_REQUEST
 
-
-class WrongMethod(ApiError):
+class WrongMethod(ApiError, reason=Reason.WRONG_METHOD):
     """The API expected POST where GET was sent."""
 
-    reason = Reason.WRONG_METHOD
 
-
-class NotFound(ApiError):
+class NotFound(ApiError, reason=Reason.NOT_FOUND):
     """The API has no such endpoint: look at `api.url`."""
 
-    reason = Reason.NOT_FOUND
 
-
-class InternalError(ApiError):
+class InternalError(ApiError, reason=Reason.INTERNAL_ERROR):
     """Something went wrong on the API's side."""
 
-    reason = Reason.INTERNAL_ERROR
 
-
-class InvalidPage(ApiError):
+class InvalidPage(ApiError, reason=Reason.INVALID_PAGE):
     """Pages of `/user/list` vanished during the walk, and again each time it began anew."""
 
-    reason = Reason.INVALID_PAGE
 
-
-class UnknownError(ApiError):
+class UnknownError(ApiError, reason=Reason.UNKNOWN_ERROR):
     """The API gave a code that the reference does not have there."""
-
-    reason = Reason.UNKNOWN_ERROR
 
 
 class UserRefused(ApiError):
     """The API refused one user of `/user/balance`. The poll can go on with the other users."""
 
 
-class MissingInput(UserRefused):
+class MissingInput(UserRefused, reason=Reason.MISSING_INPUT):
     """The API saw no name in the call."""
 
-    reason = Reason.MISSING_INPUT
 
-
-class UnknownUser(UserRefused):
+class UnknownUser(UserRefused, reason=Reason.UNKNOWN_USER):
     """The user has never connected to the pool."""
-
-    reason = Reason.UNKNOWN_USER
 
 
 # The codes that every endpoint may answer. A request names those that only its endpoint has.
@@ -207,8 +173,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and everything that caused it."""
     if error is not None:
         yield error
-        grouped = (
-            error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-        )  # one per address of the host
-        for cause in (*grouped, error.__cause__ or error.__context__):
+        yield from _chain(error.__cause__ or error.__context__)
+        for cause in error.exceptions if isinstance(error, BaseExceptionGroup) else ():  # one per address
             yield from _chain(cause)

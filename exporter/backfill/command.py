@@ -18,7 +18,7 @@ from exporter.collectors.history import HISTORY
 from exporter.collectors.history_rows import Meaning
 from exporter.collectors.registry import HISTORY_COLLECTOR
 from exporter.pages.own import OwnMetrics
-from exporter.polling.once import poll_once
+from exporter.polling.poller import poll_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import fsum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,7 +45,6 @@ class Sums(NamedTuple):
 class AllUsersCollector(Collector["Reading[Sums] | None", "Sums | None"]):
     """The sums of the last complete walk."""
 
-    name = "all_users"
     endpoints = {ALL_USERS: Traits(rejects_entries=True, reasons=(Reason.INVALID_PAGE,))}
     metrics = METRICS
     initial = None
@@ -56,10 +56,8 @@ class AllUsersCollector(Collector["Reading[Sums] | None", "Sums | None"]):
     async def poll(self, site: Site, endpoint: Endpoint, ask: Ask) -> Sums:
         """Walk over all pages; start again, three times at most, when a page has vanished."""
         for _ in range(RESTARTS):
-            try:
+            with suppress(InvalidPage):
                 return await self._walk(site.polls.all_users, ask)
-            except InvalidPage:
-                continue
         return await self._walk(site.polls.all_users, ask)
 
     async def _walk(self, poll: AllUsersPoll, ask: Ask) -> Sums:

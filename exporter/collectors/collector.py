@@ -71,13 +71,6 @@ class Visible(NamedTuple, Generic[View]):
     stale: frozenset[Endpoint] = frozenset()
 
 
-class Current(NamedTuple, Generic[T]):
-    """A value while it is current, None when it is not, and until when that stays true."""
-
-    value: T | None
-    until: Now
-
-
 class Ask(Protocol):
     """Sends one request of a poll, while a request slot is held. Raises PollError."""
 
@@ -88,7 +81,6 @@ class Ask(Protocol):
 class Collector(ABC, Generic[State, View]):
     """One endpoint, or two that share their data. Instances hold no data: states are handed in and out."""
 
-    name: ClassVar[str]
     endpoints: ClassVar[Mapping[Endpoint, Traits]]
     metrics: ClassVar[Sequence[Metric]]
     initial: State
@@ -125,20 +117,21 @@ class Collector(ABC, Generic[State, View]):
         """Return the state for a changed config of the site, without what must be forgotten."""
         return state
 
-    def current(self, site: Site, endpoint: Endpoint, reading: Reading[T] | None, now: Now) -> Current[T]:
-        """Return a reading's value while it is current, and until when it is.
+    def current(
+        self, site: Site, endpoint: Endpoint, reading: Reading[T] | None, now: Now
+    ) -> tuple[T | None, Now]:
+        """Return a reading's value while it is current, and until when that stays true.
 
         The value is None when there is no reading, when it is older than `stale_after`, and when the endpoint
         is not polled any more. Age is judged on the monotonic clock: a stepped wall clock changes nothing.
         """
         poll = self.polls(site).get(endpoint)
         if reading is None or poll is None:
-            return Current(None, NEVER)
+            return None, NEVER
         value = reading.value if now.mono - reading.at.mono <= poll.stale_after else None
-        stale_at = next_moment([reading.at.mono + poll.stale_after], now.mono)
-        return Current(value, Now(float("inf"), stale_at))
+        return value, Now(NEVER.wall, next_moment([reading.at.mono + poll.stale_after], now.mono))
 
 
 def next_moment(moments: Iterable[float], now: float) -> float:
     """Return the first of the moments that is not past, a little early; infinity when all are past."""
-    return min((moment - ROUNDING for moment in moments if moment + ROUNDING > now), default=float("inf"))
+    return min((moment - ROUNDING for moment in moments if moment + ROUNDING > now), default=NEVER.mono)

@@ -68,7 +68,7 @@ MISSING_ROWS = METRICS.gauge(
 HASHES_MODE = METRICS.gauge(
     "history_hashes_mode",
     "1 for what hashes of /stats/history turned out to mean, 0 for the other modes.",
-    labels="mode",
+    labels="site mode",
 )
 
 
@@ -115,7 +115,6 @@ class HistoryView(NamedTuple):
 class HistoryCollector(Collector[HistoryState, HistoryView]):
     """The rows of the last answer, and what is computed from them."""
 
-    name = "history"
     endpoints = {HISTORY: Traits(rejects_entries=True)}
     metrics = METRICS
     initial = HistoryState()

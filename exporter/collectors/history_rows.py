@@ -101,24 +101,23 @@ def conclusive(settled: Iterable[HistoryRow]) -> bool:
 
 def window_hashes(settled: Sequence[HistoryRow], means: Meaning, hours: int) -> float | None:
     """Hashes in the last rows, as many as `hours` or fewer; None when the rows do not decide that."""
-    if not settled or means is Meaning.UNKNOWN:
-        return None
-    if means is Meaning.HOURLY:
-        return sum(row.hashes for row in settled[-hours:])
-    # The oldest row of the window has its hour's hashes from the row before it.
-    differences = [max(0.0, b.hashes - a.hashes) for a, b in _successive(settled[-hours - 1 :])]
-    return sum(differences) if differences else None
+    if means is Meaning.CUMULATIVE:
+        # The oldest row of the window has its hour's hashes from the row before it.
+        return _increases(_successive(settled[-hours - 1 :]))
+    return sum(row.hashes for row in settled[-hours:]) if settled and means is Meaning.HOURLY else None
 
 
 def week_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
     """Hashes in all rows, gaps of cumulative rows included; None when the rows do not decide that."""
-    if not settled or means is Meaning.UNKNOWN:
-        return None
-    if means is Meaning.HOURLY:
-        return sum(row.hashes for row in settled)
-    if len(settled) < 2:  # noqa: PLR2004 - a difference needs two
-        return None
-    return sum(max(0.0, b.hashes - a.hashes) for a, b in pairwise(settled))
+    if means is Meaning.CUMULATIVE:
+        return _increases(pairwise(settled))
+    return window_hashes(settled, means, len(settled))
+
+
+def _increases(pairs: Iterable[tuple[HistoryRow, HistoryRow]]) -> float | None:
+    """Hashes that cumulative rows gained from one to the other; None without a pair."""
+    differences = [max(0.0, b.hashes - a.hashes) for a, b in pairs]
+    return sum(differences) if differences else None
 
 
 def _hour(row: HistoryRow) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from exporter.config import Site
 
@@ -43,30 +42,32 @@ class Metric:
 
 
 class MetricList(list[Metric]):
-    """The metrics of a site that a module defines, in the order of their definition.
+    """The metrics that a module defines, in the order of their definition.
 
-    `source` and `expiry` are those of metrics that do not say otherwise.
+    `source`, `expiry` and `labels` (separated by blanks) are those of metrics that do not say otherwise.
     """
 
-    def __init__(self, source: str, expiry: Expiry = Expiry.STALE) -> None:
+    def __init__(self, source: str, expiry: Expiry = Expiry.STALE, labels: str = "site") -> None:
         super().__init__()
-        self._source, self._expiry = source, expiry
+        self._source, self._expiry, self._labels = source, expiry, labels
 
     def gauge(
         self, name: str, text: str, expiry: Expiry | None = None, *, labels: str = "", source: str = ""
     ) -> Metric:
-        """Define the gauge `cryptoloot_NAME`; `labels` are those beside the site, separated by blanks."""
-        expiry = expiry or self._expiry
-        names, about = tuple(sorted(f"site {labels}".split())), f"{text}{expiry.value}"
+        """Define the gauge `cryptoloot_NAME`."""
+        expiry, names = expiry or self._expiry, tuple(sorted((labels or self._labels).split()))
+        about = f"{text}{expiry.value}"
         self.append(Metric(f"cryptoloot_{name}", "gauge", names, about, source or self._source, expiry))
         return self[-1]
 
-    def counter(
-        self, name: str, text: str, expiry: Expiry | None = None, *, labels: str = "", source: str = ""
-    ) -> Metric:
-        """Define the counter `cryptoloot_NAME_total`, as `gauge`."""
-        metric = self.gauge(f"{name}_total", text, expiry, labels=labels, source=source)
-        self[-1] = replace(metric, type="counter")
+    def counter(self, name: str, text: str, expiry: Expiry | None = None, **options: str) -> Metric:
+        """Define the counter `cryptoloot_NAME_total`; options as `gauge` has them."""
+        self[-1] = replace(self.gauge(f"{name}_total", text, expiry, **options), type="counter")
+        return self[-1]
+
+    def histogram(self, name: str, text: str, **options: str) -> Metric:
+        """Define the histogram `cryptoloot_NAME`; options as `gauge` has them."""
+        self[-1] = replace(self.gauge(name, text, None, **options), type="histogram")
         return self[-1]
 
 
@@ -81,8 +82,3 @@ class Family(NamedTuple):
     def single(cls, metric: Metric, site: Site, value: float) -> Family:
         """Return the family of one sample, whose only label is the site."""
         return cls(metric, (site.name,), [float(value)])
-
-    def samples(self) -> Iterator[tuple[tuple[str, ...], float]]:
-        """Yield each sample: its label values, and its value."""
-        columns = [repeat(column) if isinstance(column, str) else column for column in self.labels]
-        return zip(zip(*columns, strict=False), self.values, strict=False)

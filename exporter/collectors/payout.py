@@ -44,7 +44,6 @@ class PayoutView(NamedTuple):
 class PayoutCollector(Collector["Reading[Payout] | None", PayoutView]):
     """The last answer, exported field by field."""
 
-    name = "payout"
     endpoints = {PAYOUT: Traits()}
     metrics = METRICS
     initial = None

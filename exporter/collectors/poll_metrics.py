@@ -15,41 +15,31 @@ if TYPE_CHECKING:
     from exporter.config import Poll, Site
     from exporter.endpoint import Endpoint
 
-METRICS = MetricList("polls", Expiry.NEVER)
+METRICS = MetricList("polls", Expiry.NEVER, labels="site endpoint")
 SITE_INFO = METRICS.gauge(
     "site_info",
     "1 for each configured site, with what its amounts are in.",
     Expiry.CONFIG,
-    labels="currency api_host",
+    labels="site currency api_host",
     source="config",
 )
-UP = METRICS.gauge(
-    "up", "1 when the endpoint's last poll succeeded, else 0; absent before the first.", labels="endpoint"
-)
+UP = METRICS.gauge("up", "1 when the endpoint's last poll succeeded, else 0; absent before the first.")
 LAST_SUCCESS = METRICS.gauge(
-    "last_success_timestamp_seconds",
-    "When a poll of the endpoint last succeeded; 0 until one does.",
-    labels="endpoint",
+    "last_success_timestamp_seconds", "When a poll of the endpoint last succeeded; 0 until one does."
 )
-LAST_POLL = METRICS.gauge(
-    "last_poll_timestamp_seconds", "When the endpoint was last polled.", labels="endpoint"
-)
+LAST_POLL = METRICS.gauge("last_poll_timestamp_seconds", "When the endpoint was last polled.")
 NEXT_POLL = METRICS.gauge(
-    "next_poll_timestamp_seconds",
-    "When the endpoint's next poll is due, back-off included.",
-    labels="endpoint",
+    "next_poll_timestamp_seconds", "When the endpoint's next poll is due, back-off included."
 )
 INTERVAL = METRICS.gauge(
-    "poll_interval_seconds", "Configured interval of the endpoint's polls.", Expiry.CONFIG, labels="endpoint"
+    "poll_interval_seconds", "Configured interval of the endpoint's polls.", Expiry.CONFIG
 )
-POLLS = METRICS.counter("polls", "Polls of the endpoint, failed ones included.", labels="endpoint")
+POLLS = METRICS.counter("polls", "Polls of the endpoint, failed ones included.")
 FAILURES = METRICS.counter(
-    "poll_failures", "Failed polls of the endpoint, each under one reason.", labels="endpoint reason"
+    "poll_failures", "Failed polls of the endpoint, each under one reason.", labels="site endpoint reason"
 )
 REJECTED = METRICS.counter(
-    "rejected_entries",
-    "Entries of the endpoint's list that could not be read while the rest could.",
-    labels="endpoint",
+    "rejected_entries", "Entries of the endpoint's list that could not be read while the rest could."
 )
 
 
@@ -66,10 +56,9 @@ def families(site: Site, view: tuple[PolledEndpoint, ...]) -> Iterator[Family]:
     """Return the families about a site's polls; every failure reason is there from the start."""
 
     def by_endpoint(metric: Metric, value: Callable[[PolledEndpoint], float | None]) -> Family:
-        values = [(polled.endpoint, value(polled)) for polled in view]
-        exported = [(endpoint, float(number)) for endpoint, number in values if number is not None]
-        endpoints = [endpoint for endpoint, _ in exported]
-        return Family(metric, (endpoints, site.name), [number for _, number in exported])
+        values = {polled.endpoint: value(polled) for polled in view}
+        exported = {endpoint: float(number) for endpoint, number in values.items() if number is not None}
+        return Family(metric, (list(exported), site.name), list(exported.values()))
 
     yield Family(SITE_INFO, (site.api.host, site.currency, site.name), [1.0])
     yield by_endpoint(UP, lambda polled: polled.record.up)
@@ -85,7 +74,7 @@ def families(site: Site, view: tuple[PolledEndpoint, ...]) -> Iterator[Family]:
         (polled.endpoint, reason.value, float(polled.record.failures.get(reason, 0)))
         for polled in view
         for reason in Reason
-        if reason in COMMON_REASONS or (reason in polled.traits.reasons)
+        if reason in COMMON_REASONS or reason in polled.traits.reasons
     ]
     endpoints, reasons, counts = (list(column) for column in zip(*failures, strict=True))
     yield Family(FAILURES, (endpoints, reasons, site.name), counts)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from exporter.collectors import poll_metrics
 from exporter.collectors.all_users import AllUsersCollector
@@ -43,20 +42,8 @@ def polled_endpoints(site: Site) -> list[tuple[Collector[Any, Any], Endpoint, Po
 
     A collector's second endpoint comes after the first ones of all collectors.
     """
-    endpoints = [
-        (place, collector, endpoint, poll)
-        for collector in COLLECTORS
-        for place, (endpoint, poll) in enumerate(collector.polls(site).items())
-    ]
-    endpoints.sort(key=lambda entry: entry[0])
-    return [(collector, endpoint, poll) for _, collector, endpoint, poll in endpoints]
-
-
-class Section(NamedTuple):
-    """Families that change together: as long as the view is equal, so are they."""
-
-    visible: Callable[[Site, Snapshot, Now], Visible[Any]]
-    families: Callable[[Site, Any], Iterable[Family]]
+    polls = [(collector, *poll) for collector in COLLECTORS for poll in collector.polls(site).items()]
+    return sorted(polls, key=lambda entry: list(entry[0].endpoints).index(entry[1]))
 
 
 def collector_visible(
@@ -66,17 +53,23 @@ def collector_visible(
     return collector.visible(site, snapshot.state(collector), now)
 
 
-def polls_visible(site: Site, snapshot: Snapshot, _now: Now) -> Visible[tuple[PolledEndpoint, ...]]:
+def polls_visible(site: Site, snapshot: Snapshot) -> Visible[tuple[PolledEndpoint, ...]]:
     """Return what is exported of a site's polls; none of it expires."""
-    return Visible(
-        tuple(
-            PolledEndpoint(endpoint, collector.endpoints[endpoint], poll, snapshot.record(endpoint))
-            for collector, endpoint, poll in polled_endpoints(site)
-        )
+    view = tuple(
+        PolledEndpoint(endpoint, collector.endpoints[endpoint], poll, snapshot.record(endpoint))
+        for collector, endpoint, poll in polled_endpoints(site)
     )
+    return Visible(view)
 
 
-SECTIONS = (
-    *(Section(partial(collector_visible, collector), collector.families) for collector in COLLECTORS),
-    Section(polls_visible, poll_metrics.families),
+def site_visible(site: Site, snapshot: Snapshot, now: Now) -> list[Visible[Any]]:
+    """Return what is exported of a site at `now`: of each collector, and last of its polls."""
+    collected = [collector_visible(collector, site, snapshot, now) for collector in COLLECTORS]
+    return [*collected, polls_visible(site, snapshot)]
+
+
+# What makes families of each view of `site_visible`. As long as a view is equal, so are its families.
+SITE_FAMILIES: tuple[Callable[[Site, Any], Iterable[Family]], ...] = (
+    *(collector.families for collector in COLLECTORS),
+    poll_metrics.families,
 )

@@ -6,7 +6,6 @@ A poll makes a new `Snapshot` and publishes it by reference, so readers never se
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class PollRecord:
     """The record of one endpoint's polls; times are Unix seconds."""
 
     polls: int = 0
-    failures: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # by reason
+    failures: Mapping[str, int] = field(default_factory=dict)  # by reason
     rejected: int = 0  # entries
     up: bool | None = None
     last_poll: float | None = None
@@ -46,16 +45,8 @@ class PollRecord:
 
     def succeeded(self, *, at: float, took: float, rejected: int, next_poll: float) -> PollRecord:
         """Return the record after a poll that succeeded at Unix time `at`."""
-        return replace(
-            self,
-            polls=self.polls + 1,
-            rejected=self.rejected + rejected,
-            up=True,
-            last_poll=at,
-            last_success=at,
-            next_poll=next_poll,
-            took=took,
-        )
+        record = replace(self, polls=self.polls + 1, last_poll=at, took=took, next_poll=next_poll)
+        return replace(record, up=True, last_success=at, rejected=self.rejected + rejected)
 
     def failed(self, *, at: float, took: float, reason: Reason, detail: str, next_poll: float) -> PollRecord:
         """Return the record after a poll that failed at Unix time `at`.
@@ -67,33 +58,26 @@ class PollRecord:
             outages = (*self.outages, Outage(reason, detail, at, at, 1))[-KEPT_OUTAGES:]
         else:
             outages = (*self.outages[:-1], Outage(reason, detail, last.first, at, last.polls + 1))
-        return replace(
-            self,
-            polls=self.polls + 1,
-            failures={**self.failures, reason: self.failures.get(reason, 0) + 1},
-            up=False,
-            last_poll=at,
-            next_poll=next_poll,
-            took=took,
-            outages=outages,
-        )
+        failures = {**self.failures, reason: self.failures.get(reason, 0) + 1}
+        record = replace(self, polls=self.polls + 1, last_poll=at, took=took, next_poll=next_poll)
+        return replace(record, up=False, failures=failures, outages=outages)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that is known of one site: states by collector name, poll records by endpoint."""
+    """All that is known of one site: states by collector, poll records by endpoint."""
 
-    states: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    polls: Mapping[Endpoint, PollRecord] = field(default_factory=lambda: MappingProxyType({}))
+    states: Mapping[Collector[Any, Any], Any] = field(default_factory=dict)
+    polls: Mapping[Endpoint, PollRecord] = field(default_factory=dict)
 
     def state(self, collector: Collector[State, Any]) -> State:
         """Return a collector's state."""
-        state: State = self.states.get(collector.name, collector.initial)
+        state: State = self.states.get(collector, collector.initial)
         return state
 
     def with_state(self, collector: Collector[State, Any], state: State) -> Snapshot:
         """Return the snapshot with another state of a collector."""
-        return replace(self, states={**self.states, collector.name: state})
+        return replace(self, states={**self.states, collector: state})
 
     def record(self, endpoint: Endpoint) -> PollRecord:
         """Return the record of an endpoint's polls, an empty one before the first is planned."""

@@ -9,9 +9,8 @@ other endpoint at or above half in between.
 from __future__ import annotations
 
 from enum import Enum
-from functools import cache
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -32,7 +31,7 @@ class PendingReset(Struct, frozen=True, gc=False):
     """
 
     endpoint: Endpoint
-    fields: tuple[bool, bool]
+    fields: tuple[bool, ...]
     counted: bool
 
 
@@ -49,35 +48,28 @@ class UserTotals(Struct, frozen=True, gc=False):
     endpoints: frozenset[Endpoint] = frozenset()
 
 
-class Position(Enum):
-    """Where an answer's value lies."""
+class Ruling(Enum):
+    """What becomes of a value, and of resets of its field that are pending."""
 
-    AT_MARK = "at the mark or above"
-    HALF = "at least half of the mark"
-    LOW = "below half of the mark"
+    NEW_MARK = "it becomes the mark; pending resets are dropped, confirmed by a low value or refuted"
+    IGNORED = "it is an ignored decrease; pending resets are refuted"
+    PENDING = "the endpoint's next answer decides whether it is a reset; those of the other endpoint stay"
 
 
-class Ruling(NamedTuple):
-    """What a value leads to: does it become the mark, is it ignored, what becomes of pending resets.
+def rule(mark: float, value: float, *, pending: bool) -> Ruling:
+    """Return what becomes of a value; `pending` says whether its field has a reset of the same endpoint.
 
-    Pending resets of the field, of both endpoints, are dropped unless `pending`: then one of this endpoint is
-    added. Those that are dropped are refuted, or confirmed when the value is low.
+    | value lies         | no reset pending | reset pending |
+    |--------------------|------------------|---------------|
+    | at or above mark   | NEW_MARK         | NEW_MARK      |
+    | at or above half   | IGNORED          | IGNORED       |
+    | below half         | PENDING          | NEW_MARK      |
     """
-
-    becomes_mark: bool
-    ignored: bool = False
-    pending: bool = False
-
-
-# By where the value lies, and whether a reset of the same endpoint is pending for the field.
-RULINGS = {
-    (Position.AT_MARK, False): Ruling(becomes_mark=True),
-    (Position.AT_MARK, True): Ruling(becomes_mark=True),
-    (Position.HALF, False): Ruling(becomes_mark=False, ignored=True),
-    (Position.HALF, True): Ruling(becomes_mark=False, ignored=True),
-    (Position.LOW, False): Ruling(becomes_mark=False, pending=True),
-    (Position.LOW, True): Ruling(becomes_mark=True),
-}
+    if value >= mark:
+        return Ruling.NEW_MARK
+    if value * 2 >= mark:
+        return Ruling.IGNORED
+    return Ruling.NEW_MARK if pending else Ruling.PENDING
 
 
 def update_totals(
@@ -86,15 +78,14 @@ def update_totals(
     """Apply one answer of an endpoint; return the new totals by label, and how many answers were ignored."""
     seen: dict[str, UserTotals] = {}
     ignored = 0
-    alone = _alone(endpoint)
+    alone = frozenset((endpoint,))
     for user in users:
-        name, total, withdrawn = user.name, user.total, user.withdrawn
-        before = totals.get(name)
-        endpoints = alone if before is None or before.endpoints is alone else before.endpoints | alone
-        if before is None or (not before.pending and total >= before.total and withdrawn >= before.withdrawn):
-            seen[name] = UserTotals(total, withdrawn, user.balance, (), endpoints)
+        before = totals.get(user.name) or UserTotals(user.total, user.withdrawn, user.balance, (), alone)
+        endpoints = before.endpoints if endpoint in before.endpoints else before.endpoints | alone
+        if not before.pending and user.total >= before.total and user.withdrawn >= before.withdrawn:
+            seen[user.name] = UserTotals(user.total, user.withdrawn, user.balance, (), endpoints)
         else:
-            seen[name], count = _judge(before, endpoint, user, endpoints)
+            seen[user.name], count = _judge(before, endpoint, user, endpoints)
             ignored += count
     if totals.keys() <= seen.keys():
         return seen, ignored
@@ -114,13 +105,12 @@ def without_endpoint(totals: UserTotals, endpoint: Endpoint) -> tuple[UserTotals
 
     A pending reset of that endpoint can no longer be confirmed.
     """
-    dropped = [reset for reset in totals.pending if reset.endpoint == endpoint]
-    if not dropped and endpoint not in totals.endpoints:
+    if endpoint not in totals.endpoints:  # and so none of its resets is pending
         return totals, 0
     pending = tuple(reset for reset in totals.pending if reset.endpoint != endpoint)
+    ignored = sum(reset.endpoint == endpoint and not reset.counted for reset in totals.pending)
     endpoints = totals.endpoints - {endpoint}
-    after = UserTotals(totals.total, totals.withdrawn, totals.balance, pending, endpoints)
-    return after, sum(not reset.counted for reset in dropped)
+    return UserTotals(totals.total, totals.withdrawn, totals.balance, pending, endpoints), ignored
 
 
 def _judge(
@@ -128,37 +118,23 @@ def _judge(
 ) -> tuple[UserTotals, int]:
     """Apply one user of an answer to the marks."""
     fields = (before.total, user.total), (before.withdrawn, user.withdrawn)
-    own = next((reset.fields for reset in before.pending if reset.endpoint == endpoint), (False, False))
-    positions = [_position(mark, value) for mark, value in fields]
-    rulings = [RULINGS[key] for key in zip(positions, own, strict=True)]
-    ignored = any(ruling.ignored for ruling in rulings)
-    count = int(ignored)
-    pending = []
+    waiting = next((reset.fields for reset in before.pending if reset.endpoint == endpoint), (False, False))
+    rulings = [rule(*field, pending=pending) for field, pending in zip(fields, waiting, strict=True)]
+    ignored = Ruling.IGNORED in rulings
+    undecided = tuple(ruling is Ruling.PENDING for ruling in rulings)
+    count, resets = int(ignored), []
     for reset in before.pending:
         refuted = any(
-            waiting and position is not Position.LOW
-            for waiting, position in zip(reset.fields, positions, strict=True)
+            was and value * 2 >= mark for was, (mark, value) in zip(reset.fields, fields, strict=True)
         )
         count += refuted and not reset.counted
-        total, withdrawn = (a and ruling.pending for a, ruling in zip(reset.fields, rulings, strict=True))
-        if reset.endpoint != endpoint and (total or withdrawn):
-            pending.append(PendingReset(reset.endpoint, (total, withdrawn), reset.counted or refuted))
-    total, withdrawn = (ruling.pending for ruling in rulings)
-    if total or withdrawn:
-        pending.append(PendingReset(endpoint, (total, withdrawn), ignored))
-    marks = [
-        value if ruling.becomes_mark else mark for (mark, value), ruling in zip(fields, rulings, strict=True)
-    ]
-    return UserTotals(marks[0], marks[1], user.balance, tuple(pending), endpoints), count
-
-
-def _position(mark: float, value: float) -> Position:
-    if value >= mark:
-        return Position.AT_MARK
-    return Position.HALF if value * 2 >= mark else Position.LOW
-
-
-@cache
-def _alone(endpoint: Endpoint) -> frozenset[Endpoint]:
-    """Return the same set each time: comparing it by identity is what most users of an answer need."""
-    return frozenset((endpoint,))
+        still = tuple(was and stays for was, stays in zip(reset.fields, undecided, strict=True))
+        if reset.endpoint != endpoint and any(still):
+            resets.append(PendingReset(reset.endpoint, still, reset.counted or refuted))
+    if any(undecided):
+        resets.append(PendingReset(endpoint, undecided, ignored))
+    total, withdrawn = (
+        value if ruling is Ruling.NEW_MARK else mark
+        for (mark, value), ruling in zip(fields, rulings, strict=True)
+    )
+    return UserTotals(total, withdrawn, user.balance, tuple(resets), endpoints), count

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
@@ -35,22 +34,22 @@ METRICS = MetricList(TOP_USERS)
 USER_HASHES = METRICS.counter(
     "user_hashes",
     "A user's accepted hashes: total of /user/top or /user/balance, guarded against falls that are no reset.",
-    labels="user",
+    labels="site user",
 )
 USER_WITHDRAWN = METRICS.counter(
     "user_withdrawn_coins",
     "Coins a user withdrew: withdrawn of /user/top or /user/balance, guarded against falls that are no "
     "reset.",
-    labels="user",
+    labels="site user",
 )
 USER_BALANCE = METRICS.gauge(
-    "user_balance_coins", "Coins owed to a user: balance of /user/top or /user/balance.", labels="user"
+    "user_balance_coins", "Coins owed to a user: balance of /user/top or /user/balance.", labels="site user"
 )
 WATCHED_FAILURES = METRICS.counter(
     "watched_user_failures",
     "Watched users whom /user/balance refused, each under one reason.",
     Expiry.NEVER,
-    labels="reason",
+    labels="site reason",
     source=BALANCES,
 )
 RETURNED = METRICS.gauge("top_users_returned", "Users of the last /user/top answer that could be read.")
@@ -103,11 +102,11 @@ class UsersState:
 
     top: Reading[TopUsers] | None = None
     watched: Reading[WatchedUsers] | None = None
-    totals: Mapping[str, UserTotals] = field(default_factory=lambda: MappingProxyType({}))
+    totals: Mapping[str, UserTotals] = field(default_factory=dict)
     tracked_hashes: float = 0.0
     totals_changed: float | None = None  # Unix seconds
     regressions: int = 0
-    failures: Mapping[Reason, int] = field(default_factory=lambda: MappingProxyType({}))  # of watched users
+    failures: Mapping[Reason, int] = field(default_factory=dict)  # of watched users
 
 
 class UsersView(NamedTuple):
@@ -121,7 +120,6 @@ class UsersView(NamedTuple):
 class UsersCollector(Collector[UsersState, UsersView]):
     """Users with a series each, and sums over the top ones."""
 
-    name = "users"
     endpoints = {TOP_USERS: Traits(rejects_entries=True), BALANCES: Traits()}
     metrics = METRICS
     initial = UsersState()

@@ -7,10 +7,10 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from exporter.collectors.registry import SITE_METRICS
-from exporter.pages.text import Format, header
+from exporter.pages.text import Format, header, to_openmetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     # The sample lines of one site, a text for each of SITE_METRICS; None where there are no samples.
     SiteText = tuple[bytes | None, ...]
@@ -31,18 +31,18 @@ def header_bytes(sites: Sequence[SiteText]) -> int:
 class Page:
     """What is exported at one moment. Its bytes are made when they are first asked for, and then kept.
 
-    `own` holds the exporter's own metrics by format. Later pages have higher numbers.
+    `own` are the exporter's own metrics in the text format. Later pages have higher numbers.
     """
 
-    def __init__(self, sites: Sequence[SiteText], own: Mapping[Format, bytes]) -> None:
+    def __init__(self, sites: Sequence[SiteText], own: bytes = b"") -> None:
         self.number = next(_numbers)
         self._sites = sites or [NO_SITE]
         self._own = own
         self._finished: dict[tuple[Format, bool], bytes] = {}
 
-    def finished(self, format_: Format, *, zipped: bool) -> bytes | None:
-        """Return the bytes if they were asked for before."""
-        return self._finished.get((format_, zipped))
+    def is_finished(self, format_: Format, *, zipped: bool) -> bool:
+        """Whether the bytes were asked for before."""
+        return (format_, zipped) in self._finished
 
     def finish(self, format_: Format, *, zipped: bool) -> bytes:
         """Return the bytes, plain or as one gzip member. May be called in any thread."""
@@ -53,7 +53,8 @@ class Page:
                 samples = [text for text in column if text is not None]
                 if samples:
                     texts += head, *samples
-            body = b"".join((*texts, self._own.get(format_, b""), format_.end))
+            own = to_openmetrics(self._own) if format_ is Format.OPENMETRICS else self._own
+            body = b"".join((*texts, own, format_.end))
             if zipped:
                 body = gzip.compress(body, GZIP_LEVEL, mtime=0)
             self._finished[format_, zipped] = body

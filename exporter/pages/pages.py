@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from prometheus_client.exposition import generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from exporter.clock import NEVER, Now
-from exporter.collectors.registry import SECTIONS, SITE_METRICS
+from exporter.collectors.registry import SITE_FAMILIES, SITE_METRICS, site_visible
 from exporter.pages.page import NO_SITE, Page, header_bytes
 from exporter.pages.text import Format, lines
 
@@ -48,47 +47,35 @@ class _RenderedSite:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.text: SiteText = NO_SITE
+        self.page = Page([NO_SITE])
         self.bytes = 0
         self.series = 0
         self.until = NEVER
-        self._views: list[Any] = [None] * len(SECTIONS)
-        self._sections: list[dict[str, tuple[bytes, int]]] = [{} for _ in SECTIONS]
-        self._page: Page | None = None
+        # For each of SITE_FAMILIES the view, and its sample lines by metric.
+        self._sections: list[tuple[Any, dict[str, bytes]]] = [(None, {}) for _ in SITE_FAMILIES]
 
     def render(self, snapshot: Snapshot, now: Now) -> bool:
-        """Render the sections whose view has changed; return whether there was one."""
-        visible = [section.visible(self.site, snapshot, now) for section in SECTIONS]
-        sections = [
-            before
-            if view == old_view
-            else {
-                family.metric.name: (lines(family), len(family.values))
-                for family in section.families(self.site, view)
-                if family.values
-            }
-            for section, (view, _, _), old_view, before in zip(
-                SECTIONS, visible, self._views, self._sections, strict=True
-            )
-        ]
-        self.until = NEVER
-        for _, until, _ in visible:
-            self.until = self.until.earlier(until)
-        views = [view for view, _, _ in visible]
-        if views == self._views:
+        """Render the families whose view has changed; return whether there was one."""
+        sections, end, changed = [], NEVER, False
+        visible = site_visible(self.site, snapshot, now)
+        for section, families, (view, until, _) in zip(self._sections, SITE_FAMILIES, visible, strict=True):
+            end = end.earlier(until)
+            if view == section[0]:
+                sections.append(section)
+            else:
+                changed = True
+                exported = [family for family in families(self.site, view) if family.values]
+                sections.append((view, {family.metric.name: lines(family) for family in exported}))
+        self.until = end
+        if not changed:
             return False
-        self._views, self._sections = views, sections
-        texts = {name: text for section in sections for name, (text, _) in section.items()}
+        self._sections = sections
+        texts = {name: text for _, texts in sections for name, text in texts.items()}
         self.text = tuple(texts.get(metric.name) for metric in SITE_METRICS)
+        self.page = Page([self.text])
         self.bytes = sum(map(len, texts.values()))
-        self.series = sum(count for section in sections for _, count in section.values())
-        self._page = None
+        self.series = sum(text.count(b"\n") for text in texts.values())  # in a label it is escaped
         return True
-
-    def page(self) -> Page:
-        """Return the site's own page; the same one until something changes."""
-        if self._page is None:
-            self._page = Page([self.text], {})
-        return self._page
 
 
 class Pages:
@@ -106,8 +93,7 @@ class Pages:
         self._until, self._wall = NEVER, 0.0  # until when no site changes by time; the wall clock last seen
         self._full: Page | None = None
         self._own_at = float("-inf")  # when the own metrics were rendered, monotonic seconds
-        self._own_text: dict[Format, bytes] = {}
-        self._own_series = 0
+        self._own_text = b""
         self._finishing = asyncio.Lock()
         self._latest: dict[tuple[Format, bool], tuple[int, bytes]] = {}
         self.full_bytes = 0
@@ -146,10 +132,16 @@ class Pages:
         if self.on_metrics:
             await self.render_outdated()
         page = self._current()
-        body = page.finished(format_, zipped=zipped)
-        if body is None and self.full_bytes < THREAD_ABOVE:
-            body = page.finish(format_, zipped=zipped)
-        return body or await self._finish_in_thread(page.number, format_, zipped=zipped)
+        if page.is_finished(format_, zipped=zipped) or self.full_bytes < THREAD_ABOVE:
+            return page.finish(format_, zipped=zipped)
+        # One thread at a time. What it finishes serves all who came before it began.
+        async with self._finishing:
+            number, body = self._latest.get((format_, zipped), (-1, b""))
+            if number < page.number:
+                page = self._current()
+                body = await asyncio.to_thread(page.finish, format_, zipped=zipped)
+                self._latest[format_, zipped] = page.number, body
+            return body
 
     async def probe(self, name: str, format_: Format, *, zipped: bool) -> bytes | None:
         """Return `/probe` of a site with what is known now; None when no site has this name."""
@@ -159,17 +151,7 @@ class Pages:
         self._find_outdated(self._now())
         if name in self._outdated:
             self._render(name)
-        return rendered.page().finish(format_, zipped=zipped)
-
-    async def _finish_in_thread(self, number: int, format_: Format, *, zipped: bool) -> bytes:
-        """Return a page of this number or a later one: one thread at a time, for all who wait."""
-        async with self._finishing:
-            latest = self._latest.get((format_, zipped))
-            if latest is None or latest[0] < number:
-                page = self._current()
-                body = await asyncio.to_thread(page.finish, format_, zipped=zipped)
-                self._latest[format_, zipped] = latest = page.number, body
-            return latest[1]
+        return rendered.page.finish(format_, zipped=zipped)
 
     async def keep_rendered(self) -> None:
         """Render what polls bring before it is asked for; ends when it is cancelled."""
@@ -227,24 +209,13 @@ class Pages:
         texts = [site.text for site in rendered]
         size = header_bytes(texts) + sum(site.bytes for site in rendered)
         series = sum(site.series for site in rendered)
-        if not self._own_text:  # once more than needed: the first page has its own size too
-            self._render_own(now)
-            self._measure(size, series)
-        if aged:
-            self._render_own(now)
-        self._measure(size, series)
+        for _ in range(1 if self._own_text else 2):  # at first twice: the page has its own size too
+            if aged:
+                self._own_at = now.mono
+                self._own.page_bytes.set(self.full_bytes)
+                self._own.series.set(self.full_series)
+                self._own_text = generate_latest(self._own.registry)
+            self.full_bytes = size + len(self._own_text)
+            self.full_series = series + sum(not line.startswith(b"#") for line in self._own_text.splitlines())
         self._full = Page(texts, self._own_text)
         return self._full
-
-    def _render_own(self, now: Now) -> None:
-        self._own_at = now.mono
-        openmetrics = generate_openmetrics(self._own.registry).removesuffix(Format.OPENMETRICS.end)
-        self._own_text = {Format.TEXT: generate_latest(self._own.registry), Format.OPENMETRICS: openmetrics}
-
-    def _measure(self, size: int, series: int) -> None:
-        """Note the size of the text page; the own metrics have it from their next rendering on."""
-        own = self._own_text[Format.TEXT]
-        self.full_bytes = size + len(own)
-        self.full_series = series + sum(not line.startswith(b"#") for line in own.splitlines())
-        self._own.page_bytes.set(self.full_bytes)
-        self._own.series.set(self.full_series)

@@ -44,19 +44,13 @@ class Job:
 
 def jobs_of(config: Config) -> list[Job]:
     """Return a job for each endpoint that is polled, site by site."""
-    return [
-        Job(
-            site,
-            collector,
-            endpoint,
-            poll,
-            site.name,
-            (site.api.url, site.secret, site.users.key),
-            collector.depends_on(site, endpoint),
-        )
-        for site in config.sites
-        for collector, endpoint, poll in polled_endpoints(site)
-    ]
+    jobs = []
+    for site in config.sites:
+        source = site.api.url, site.secret, site.users.key
+        for collector, endpoint, poll in polled_endpoints(site):
+            depends_on = collector.depends_on(site, endpoint)
+            jobs.append(Job(site, collector, endpoint, poll, site.name, source, depends_on))
+    return jobs
 
 
 class Carry(Enum):

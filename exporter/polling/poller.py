@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import structlog
 
+from exporter.api.client import Client
 from exporter.api.errors import PollError
-from exporter.collectors.snapshot import Snapshot
+from exporter.collectors.snapshot import Snapshot, Store
 from exporter.config.secret import SecretReader
+from exporter.log import conceal
 from exporter.polling.jobs import carried, jobs_of, plan
 from exporter.polling.schedule import Schedule, first_due, phase, retry_after_seconds
 from exporter.polling.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
-    from exporter.api.client import Client, Request
+    import httpx
+
+    from exporter.api.client import Request
     from exporter.clock import Clock, Now
-    from exporter.collectors.snapshot import Store
     from exporter.config import Config
     from exporter.config.secret import Secret
     from exporter.endpoint import Endpoint, Reason
@@ -69,14 +72,34 @@ class LoopState:
 class _Loop:
     """A job with its state, and what runs it."""
 
-    def __init__(self, job: Job, state: LoopState) -> None:
+    def __init__(self, job: Job, due: float, old: _Loop | None = None) -> None:
+        """Take over what the API asked for from an `old` loop of the same source."""
+        interval = job.poll.interval
+        schedule = Schedule(interval, job.poll.stale_after, phase(job.name, job.endpoint, interval))
+        reason = None
+        if old:
+            before, reason = old.state.schedule, old.state.reason
+            schedule = replace(schedule, failures=before.failures, retry_at=before.retry_at)
+            due = max(due, before.retry_at)
         self.job = job
-        self.state = state
+        self.state: LoopState = LoopState(schedule, due, due, reason=reason)
+        self.names = {"site": job.name, "endpoint": job.endpoint}  # in log events
         self.secret = SecretReader(job.site.secret)
         self.known_secret = job.site.secret.value
         self.known_problem: str | None = None
         self.queued = False  # waiting for a request slot
         self.task: asyncio.Task[None] | None = None
+
+    def read_secret(self) -> Secret:
+        """Return the site's secret as it is now; log a change, and a file that cannot be read, once."""
+        secret, problem = self.secret.current(), self.secret.problem
+        if problem and problem != self.known_problem:
+            log.warning("secret_file_unreadable", site=self.job.name, problem=problem)
+        if secret != self.known_secret:
+            conceal([secret.reveal()])
+            log.info("secret_changed", **self.names)
+        self.known_secret, self.known_problem = secret, problem
+        return secret
 
     def cancel(self) -> None:
         task, self.task = self.task, None
@@ -87,13 +110,10 @@ class _Loop:
 class Poller:
     """The poll loops of all sites."""
 
-    def __init__(
-        self, store: Store, own: OwnMetrics, clock: Clock, conceal: Callable[[list[str]], None]
-    ) -> None:
+    def __init__(self, store: Store, own: OwnMetrics, clock: Clock) -> None:
         self._store = store
         self._own = own
         self._clock = clock
-        self._conceal = conceal
         self._loops: dict[Key, _Loop] = {}
         self._client: Client
         self._slots = Slots(1)
@@ -115,7 +135,7 @@ class Poller:
         old, self._loops = self._loops, {}
         for place, job in enumerate(changes.start):
             due = first_due(place, len(changes.start), job.poll.interval, now.mono)
-            self._start(self._loop(job, due, old[job.key] if job.key in changes.adopt else None), now)
+            self._start(_Loop(job, due, old[job.key] if job.key in changes.adopt else None), now)
         for job in changes.keep:
             loop = self._loops[job.key] = old[job.key]
             loop.job, state = job, loop.state
@@ -143,7 +163,7 @@ class Poller:
         jobs = [job for job in jobs_of(config) if not endpoints or job.endpoint in endpoints]
         self._store.replace_all({job.name: Snapshot() for job in jobs})
         due = self._clock.now().mono
-        errors = await asyncio.gather(*(self._poll(self._loop(job, due, None)) for job in jobs))
+        errors = await asyncio.gather(*(self._poll(_Loop(job, due)) for job in jobs))
         return [
             Failure(job.name, job.endpoint, error.reason, str(error))
             for job, error in zip(jobs, errors, strict=True)
@@ -159,17 +179,6 @@ class Poller:
             if now.mono - max(loop.state.expected_by, self._last_end if loop.queued else 0.0)
             > loop.job.poll.interval + self._timeout + GRACE
         ]
-
-    def _loop(self, job: Job, due: float, old: _Loop | None) -> _Loop:
-        """Return a new loop; it takes over what the API asked for from an `old` one of the same source."""
-        interval = job.poll.interval
-        schedule = Schedule(interval, job.poll.stale_after, phase(job.name, job.endpoint, interval))
-        reason = None
-        if old:
-            before, reason = old.state.schedule, old.state.reason
-            schedule = replace(schedule, failures=before.failures, retry_at=before.retry_at)
-            due = max(due, before.retry_at)
-        return _Loop(job, LoopState(schedule, due, due, reason=reason))
 
     def _start(self, loop: _Loop, now: Now) -> None:
         site, endpoint = key = loop.job.key
@@ -223,7 +232,7 @@ class Poller:
                 if began is None:
                     began = now
                     self._own.poll_delay.observe(max(0.0, now.mono - loop.state.due))
-                return await self._client.call(request, self._secret(loop))
+                return await self._client.call(request, loop.read_secret())
 
         error, answer = None, None
         try:
@@ -240,61 +249,39 @@ class Poller:
         self._last_end = now.mono
         return error
 
-    def _secret(self, loop: _Loop) -> Secret:
-        """Return the site's secret as it is now; log a change, and a file that cannot be read, once."""
-        secret, problem = loop.secret.current(), loop.secret.problem
-        if problem and problem != loop.known_problem:
-            log.warning("secret_file_unreadable", site=loop.job.name, problem=problem)
-        if secret != loop.known_secret:
-            self._conceal([secret.reveal()])
-            log.info("secret_changed", site=loop.job.name, endpoint=loop.job.endpoint)
-        loop.known_secret, loop.known_problem = secret, problem
-        return secret
-
     def _succeed(self, loop: _Loop, answer: object, began: Now, now: Now) -> None:
         job, state = loop.job, loop.state
         snapshot = self._store[job.name]
         step = job.collector.step(job.site, job.endpoint, snapshot.state(job.collector), answer, now)
-        failures = state.schedule.failures
+        failures, took = state.schedule.failures, now.mono - began.mono
         off_grid = bool(failures or state.crashes)
         schedule, due = state.schedule.succeeded(began.mono, now.mono, off_grid=off_grid)
         loop.state = LoopState(schedule, due, due)
-        took = now.mono - began.mono
         record = snapshot.record(job.endpoint).succeeded(
             at=now.wall, took=took, rejected=step.rejected, next_poll=_wall(due, now)
         )
         snapshot = snapshot.with_state(job.collector, step.state).with_record(job.endpoint, record)
         self._store.publish(job.name, snapshot)
-        values = {"site": job.name, "endpoint": job.endpoint}
-        log.debug("poll_succeeded", **values, duration_s=round(took, 3))
+        log.debug("poll_succeeded", **loop.names, duration_s=round(took, 3))
         if failures:
-            log.info("poll_recovered", **values, failures=failures, duration_s=round(took, 3))
+            log.info("poll_recovered", **loop.names, failures=failures, duration_s=round(took, 3))
         for warning in step.warnings:
             log.warning(warning.event, site=job.name, **warning.values)
 
     def _fail(self, loop: _Loop, error: PollError, began: Now, now: Now) -> None:
-        job, state = loop.job, loop.state
-        wait = retry_after_seconds(error.retry_after, now.wall)
-        jitter = 0.8 + 0.4 * self._clock.random()
-        schedule, due = state.schedule.failed(error.reason, now.mono, wait, jitter)
-        loop.state = LoopState(schedule, due, due, reason=error.reason)
-        took = now.mono - began.mono
+        job, took, reason, detail = loop.job, now.mono - began.mono, error.reason, str(error)
+        wait, jitter = retry_after_seconds(error.retry_after, now.wall), 0.8 + 0.4 * self._clock.random()
+        schedule, due = loop.state.schedule.failed(reason, now.mono, wait, jitter)
+        # A warning when it starts or changes; a failure that lasts for days must not fill the disk.
+        write = log.debug if loop.state.reason is reason else log.warning
+        loop.state = LoopState(schedule, due, due, reason=reason)
         snapshot = self._store[job.name]
         record = snapshot.record(job.endpoint).failed(
-            at=now.wall, took=took, reason=error.reason, detail=str(error), next_poll=_wall(due, now)
+            at=now.wall, took=took, reason=reason, detail=detail, next_poll=_wall(due, now)
         )
         self._store.publish(job.name, snapshot.with_record(job.endpoint, record))
-        # A warning when it starts or changes; a failure that lasts for days must not fill the disk.
-        write = log.debug if state.reason is error.reason else log.warning
-        write(
-            "poll_failed",
-            site=job.name,
-            endpoint=job.endpoint,
-            reason=error.reason.value,
-            detail=str(error),
-            duration_s=round(took, 3),
-            next_poll_in_s=round(due - now.mono, 1),
-        )
+        times = {"duration_s": round(took, 3), "next_poll_in_s": round(due - now.mono, 1)}
+        write("poll_failed", **loop.names, reason=reason.value, detail=detail, **times)
 
     def _crash(self, loop: _Loop, before: LoopState, error: BaseException | None) -> None:
         """Count a crash and put the next poll off, longer with every crash in a row."""
@@ -303,14 +290,36 @@ class Poller:
         loop.state = replace(before, due=self._clock.now().mono + delay, crashes=before.crashes + 1)
         # Neither the error's text nor locals: both may hold what a visitor or a server chose.
         frames = traceback.extract_tb(error.__traceback__) if error else []
-        log.error(
-            "loop_crashed",
-            site=loop.job.name,
-            endpoint=loop.job.endpoint,
-            error=type(error).__name__ if error else "cancelled",
-            frames=[f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames],
-            restart_in_s=delay,
-        )
+        places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+        name = type(error).__name__ if error else "cancelled"
+        log.error("loop_crashed", **loop.names, error=name, frames=places, restart_in_s=delay)
+
+
+async def poll_once(
+    config: Config,
+    own: OwnMetrics,
+    clock: Clock,
+    *,
+    user_agent: str,
+    endpoints: Collection[Endpoint] = (),
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> tuple[Store, list[Failure]]:
+    """Poll these endpoints, or all, of each site once, without a daemon: `check --online` and `backfill`.
+
+    Return the data of each site, and the polls that failed. Raises ConfigError when no client can be made.
+    """
+    conceal(secrets_of(config))
+    store, client = Store(), Client(config.api, user_agent, transport)
+    try:
+        return store, await Poller(store, own, clock).once(config, client, endpoints)
+    finally:
+        await client.close()
+
+
+def secrets_of(config: Config) -> list[str]:
+    """Return every secret of the config, to be hidden in the log."""
+    secrets = [site.secret.value.reveal() for site in config.sites]
+    return [*secrets, config.users.key.reveal()] if config.users.key else secrets
 
 
 def _wall(due: float, now: Now) -> float:

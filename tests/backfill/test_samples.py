@@ -53,7 +53,7 @@ def exported(source: Source, at: float) -> dict[str, float]:
     page = {
         family.metric.name: value
         for family in HISTORY_COLLECTOR.families(source.site, view)
-        for _, value in family.samples()
+        for value in family.values
         if family.metric.name in NAMES
     }
     settled = sum(row.synctime + SETTLED_AFTER <= at for row in rows)

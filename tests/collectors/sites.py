@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from exporter import config
 from exporter.api.answers import Entries, HistoryRow
 from exporter.clock import Now
 from exporter.collectors.history import HISTORY
-from exporter.collectors.registry import COLLECTORS, SECTIONS, SITE_METRICS
+from exporter.collectors.registry import COLLECTORS, SITE_FAMILIES, SITE_METRICS, site_visible
 from tests.conftest import WALL
 
 if TYPE_CHECKING:
@@ -107,12 +108,17 @@ def failed(snapshot: Snapshot, endpoint: Endpoint, reason: Reason, now: Now = NO
 def families(site: Site, snapshot: Snapshot, now: Now = NOW) -> list[Family]:
     """Return all families of a site at `now`, in the order of a scrape."""
     order = {metric.name: place for place, metric in enumerate(SITE_METRICS)}
+    views = [visible.view for visible in site_visible(site, snapshot, now)]
     exported = [
-        family
-        for section in SECTIONS
-        for family in section.families(site, section.visible(site, snapshot, now).view)
+        family for make, view in zip(SITE_FAMILIES, views, strict=True) for family in make(site, view)
     ]
     return sorted(exported, key=lambda family: order[family.metric.name])
+
+
+def samples_of(family: Family) -> list[tuple[tuple[str, ...], float]]:
+    """Return each sample: its label values, and its value."""
+    columns = [repeat(column) if isinstance(column, str) else column for column in family.labels]
+    return list(zip(zip(*columns, strict=False), family.values, strict=False))
 
 
 def exported(site: Site, snapshot: Snapshot, now: Now = NOW) -> dict[str, dict[str, float]]:
@@ -120,7 +126,7 @@ def exported(site: Site, snapshot: Snapshot, now: Now = NOW) -> dict[str, dict[s
     return {
         family.metric.name.removeprefix("cryptoloot_"): {
             ",".join(value for value in values if value != site.name): number
-            for values, number in family.samples()
+            for values, number in samples_of(family)
         }
         for family in families(site, snapshot, now)
     }

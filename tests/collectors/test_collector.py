@@ -18,7 +18,7 @@ from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import COLLECTORS, PAYOUT_COLLECTOR
 from exporter.collectors.users import BALANCES, TOP_USERS, WatchedAnswer
 from exporter.endpoint import Reason
-from tests.collectors.sites import EVERYTHING, HOUR, LAST_HOUR, NOW, a_site, later, rows
+from tests.collectors.sites import EVERYTHING, HOUR, LAST_HOUR, NOW, a_site, later, rows, samples_of
 
 if TYPE_CHECKING:
     from exporter.collectors.collector import Collector
@@ -61,7 +61,9 @@ answers: dict[Endpoint, st.SearchStrategy[Any]] = {
 }
 seconds = st.floats(0, 2 * DAY) | st.sampled_from([0.0, 300.0, 1500.0, 4500.0, 4.0 * HOUR])
 
-every_collector = pytest.mark.parametrize("collector", COLLECTORS, ids=lambda collector: collector.name)
+every_collector = pytest.mark.parametrize(
+    "collector", COLLECTORS, ids=lambda collector: type(collector).__name__
+)
 
 
 class Moment(NamedTuple):
@@ -294,11 +296,11 @@ def test_only_its_own_endpoints_are_polled(collector: Collector[Any, Any]) -> No
 @pytest.mark.parametrize(("age", "expected"), [(0, True), (299.5, True), (300, True), (300.5, False)])
 def test_a_reading_is_current_for_stale_after(age: float, expected: bool) -> None:
     """For exactly `stale_after` seconds of the monotonic clock, and a moment before that it says so."""
-    current = PAYOUT_COLLECTOR.current(SITE, PAYOUT, Reading(1, NOW), later(age))
+    value, until = PAYOUT_COLLECTOR.current(SITE, PAYOUT, Reading(1, NOW), later(age))
 
-    assert expected is (current.value is not None)
-    assert (NOW.mono + 300 - ROUNDING if expected else float("inf")) == current.until.mono
-    assert float("inf") == current.until.wall
+    assert expected is (value is not None)
+    assert (NOW.mono + 300 - ROUNDING if expected else float("inf")) == until.mono
+    assert float("inf") == until.wall
 
 
 @pytest.mark.parametrize("wall", [-1e6, 1e6])
@@ -307,7 +309,7 @@ def test_a_stepped_wall_clock_makes_nothing_stale(wall: float) -> None:
     reading = Reading(1, NOW)
     moments = [Now(NOW.wall + wall, NOW.mono + elapsed) for elapsed in (1, 301)]
 
-    assert [1, None] == [PAYOUT_COLLECTOR.current(SITE, PAYOUT, reading, now).value for now in moments]
+    assert [1, None] == [PAYOUT_COLLECTOR.current(SITE, PAYOUT, reading, now)[0] for now in moments]
 
 
 def test_without_a_reading_nothing_is_current() -> None:
@@ -325,17 +327,17 @@ def test_the_next_moment_comes_a_little_early() -> None:
 
 def test_samples_are_the_rows_of_the_columns() -> None:
     """A label that is one text is the same in all samples."""
-    metric = MetricList("polls").gauge("x", "X.", labels="user")
+    metric = MetricList("polls").gauge("x", "X.", labels="site user")
     family = Family(metric, ("demo", ["a", "b"]), [1.0, 2.0])
 
-    assert [(("demo", "a"), 1.0), (("demo", "b"), 2.0)] == list(family.samples())
-    assert [(("demo",), 3.0)] == list(Family.single(metric, SITE, 3).samples())
+    assert [(("demo", "a"), 1.0), (("demo", "b"), 2.0)] == samples_of(family)
+    assert [(("demo",), 3.0)] == samples_of(Family.single(metric, SITE, 3))
 
 
 def test_a_list_of_metrics_defines_them() -> None:
     """Names, types, sorted labels, and what its HELP says about expiry are written in one place."""
     metrics = MetricList("/x")
-    gauge = metrics.gauge("b", "B.", Expiry.CONFIG, labels="zone endpoint", source="config")
+    gauge = metrics.gauge("b", "B.", Expiry.CONFIG, labels="site zone endpoint", source="config")
     counter = metrics.counter("a", "A.")
 
     assert [gauge, counter] == metrics

@@ -9,7 +9,14 @@ from exporter.clock import NEVER
 from exporter.collectors import poll_metrics
 from exporter.collectors.metric import Expiry
 from exporter.collectors.payout import PAYOUT
-from exporter.collectors.registry import COLLECTORS, SECTIONS, SITE_METRICS, polled_endpoints, polls_visible
+from exporter.collectors.registry import (
+    COLLECTORS,
+    SITE_FAMILIES,
+    SITE_METRICS,
+    polled_endpoints,
+    polls_visible,
+    site_visible,
+)
 from exporter.collectors.snapshot import Snapshot
 from tests.collectors.sites import EVERYTHING, NOW, a_site, families, later, polled, rows, with_rows
 from tests.config.documents import parse, site
@@ -18,12 +25,11 @@ SITE = a_site(**EVERYTHING)
 
 
 def test_what_is_one_collectors_is_no_others() -> None:
-    """A metric, an endpoint and a name belong to one collector each."""
+    """A metric and an endpoint belong to one collector each."""
     endpoints = [endpoint for collector in COLLECTORS for endpoint in collector.endpoints]
 
     assert {1} == set(Counter(metric.name for metric in SITE_METRICS).values())
     assert {1} == set(Counter(endpoints).values())
-    assert len(COLLECTORS) == len({collector.name for collector in COLLECTORS})
 
 
 def test_a_site_has_the_metrics_of_all() -> None:
@@ -104,15 +110,17 @@ def test_views_are_equal_while_the_page_is() -> None:
     """A view does not change between two moments at which the page is the same."""
     snapshot = polled(with_rows(Snapshot(), SITE, rows(100)), SITE, PAYOUT, Payout(1, 2, 3, 4, 5))
 
-    for section in SECTIONS:
-        assert section.visible(SITE, snapshot, NOW).view == section.visible(SITE, snapshot, later(1)).view
+    views, a_second_later = (
+        [visible.view for visible in site_visible(SITE, snapshot, now)] for now in (NOW, later(1))
+    )
+    assert len(SITE_FAMILIES) == len(views)
+    assert views == a_second_later
 
 
-@pytest.mark.parametrize("seconds", [0, 1e6])
-def test_nothing_about_polls_expires(seconds: float) -> None:
+def test_nothing_about_polls_expires() -> None:
     """The record of polls stays, however long ago the last one was."""
     snapshot = polled(Snapshot(), SITE, PAYOUT, Payout(1, 2, 3, 4, 5))
-    view, until, stale = polls_visible(SITE, snapshot, later(seconds))
+    expected = polls_visible(SITE, snapshot)
 
-    assert (NEVER, frozenset()) == (until, stale)
-    assert polls_visible(SITE, snapshot, NOW).view == view
+    assert (NEVER, frozenset()) == expected[1:]
+    assert [expected] * 2 == [site_visible(SITE, snapshot, now)[-1] for now in (NOW, later(1e6))]

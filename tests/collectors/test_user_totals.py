@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +11,9 @@ from hypothesis import strategies as st
 from exporter.api.answers import User
 from exporter.collectors.user_totals import (
     ABSENT_USERS,
-    RULINGS,
-    Position,
     Ruling,
     UserTotals,
+    rule,
     update_totals,
     without_endpoint,
 )
@@ -119,43 +117,27 @@ class Model:
 
 
 @pytest.mark.parametrize(
-    ("position", "pending", "ruling"),
+    ("value", "ruling", "ruling_if_pending"),
     [
-        (Position.AT_MARK, False, Ruling(becomes_mark=True)),
-        (Position.AT_MARK, True, Ruling(becomes_mark=True)),
-        (Position.HALF, False, Ruling(becomes_mark=False, ignored=True)),
-        (Position.HALF, True, Ruling(becomes_mark=False, ignored=True)),
-        (Position.LOW, False, Ruling(becomes_mark=False, pending=True)),
-        (Position.LOW, True, Ruling(becomes_mark=True)),
+        (101, Ruling.NEW_MARK, Ruling.NEW_MARK),
+        (100, Ruling.NEW_MARK, Ruling.NEW_MARK),
+        (99, Ruling.IGNORED, Ruling.IGNORED),
+        (50, Ruling.IGNORED, Ruling.IGNORED),
+        (49.5, Ruling.PENDING, Ruling.NEW_MARK),
+        (0, Ruling.PENDING, Ruling.NEW_MARK),
     ],
 )
-def test_the_table(position: Position, pending: bool, ruling: Ruling) -> None:
+def test_the_table(value: float, ruling: Ruling, ruling_if_pending: Ruling) -> None:
     """A value becomes the mark at the mark or above, and below half when a reset is pending."""
-    assert ruling == RULINGS[position, pending]
-
-
-def test_the_table_is_complete() -> None:
-    """It rules on each position, with and without a pending reset, and a value is one thing only."""
-    assert set(product(Position, [False, True])) == set(RULINGS)
-    assert {1} == {sum(ruling) for ruling in RULINGS.values()}
+    assert (ruling, ruling_if_pending) == tuple(
+        rule(100, value, pending=pending) for pending in (False, True)
+    )
 
 
 @pytest.mark.parametrize("other_field", [False, True], ids=["alone", "other field too"])
 @pytest.mark.parametrize("waiting", [False, True], ids=["nothing pending", "pending"])
-@pytest.mark.parametrize(
-    ("value", "position"),
-    [
-        (101, Position.AT_MARK),
-        (100, Position.AT_MARK),
-        (99, Position.HALF),
-        (50, Position.HALF),
-        (49.5, Position.LOW),
-        (0, Position.LOW),
-    ],
-)
-def test_an_answer_is_ruled_by_the_table(
-    value: float, position: Position, waiting: bool, other_field: bool
-) -> None:
+@pytest.mark.parametrize("value", [101, 100, 99, 50, 49.5, 0])
+def test_an_answer_is_ruled_by_the_table(value: float, waiting: bool, other_field: bool) -> None:
     """Where a value lies and whether a reset is pending decide the mark, the count and what is pending."""
     withdrawn = 10.0
     users, _ = update_totals({}, TOP, (a_user(total=100, withdrawn=withdrawn),))
@@ -164,12 +146,12 @@ def test_an_answer_is_ruled_by_the_table(
     users, counted = update_totals(
         users, TOP, (a_user(total=value, withdrawn=9 if other_field else withdrawn),)
     )
-    after, ruling = users["maria"], RULINGS[position, waiting]
-    refuted = waiting and position is not Position.LOW
+    after, ruling = users["maria"], rule(100, value, pending=waiting)
+    refuted = waiting and value >= 50
 
-    assert (value if ruling.becomes_mark else 100) == after.total
-    assert (ruling.ignored or other_field) + refuted == counted
-    assert ([(True, False)] if ruling.pending else []) == [reset.fields for reset in after.pending]
+    assert (value if ruling is Ruling.NEW_MARK else 100) == after.total
+    assert (ruling is Ruling.IGNORED or other_field) + refuted == counted
+    assert ([(True, False)] if ruling is Ruling.PENDING else []) == [reset.fields for reset in after.pending]
 
 
 def test_a_total_that_grows_is_exported() -> None:

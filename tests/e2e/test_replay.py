@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from exporter.api.answers import HistoryRow
-from exporter.clock import NEVER, Now
+from exporter.clock import Now
 from exporter.collectors import poll_metrics
 from exporter.collectors.history_rows import HOUR, SETTLED_AFTER
 from exporter.collectors.registry import HISTORY_COLLECTOR, polls_visible
@@ -127,7 +127,7 @@ def record(recording: Recording, year: Year) -> None:
     rows = [HistoryRow(hour * HOUR, rate * HOUR, rate) for hour, rate in enumerate(year.rates)]
     target = {"job": "cryptoloot", "instance": year.name}
     snapshot = with_rows(Snapshot(), site, (), Now(KNOWN * HOUR, 0))
-    lasting = poll_metrics.families(site, polls_visible(site, snapshot, NEVER).view)
+    lasting = poll_metrics.families(site, polls_visible(site, snapshot).view)
     recording.scrape(KNOWN * PER_HOUR + 1, list(lasting), target, held=(YEAR - KNOWN) * PER_HOUR)
     for hour in range(KNOWN, YEAR):
         step = hour * PER_HOUR + 1  # twenty past: at a quarter past the row of the hour before settles

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from exporter.collectors.snapshot import Snapshot, Store
 from exporter.pages.own import OwnMetrics
 from exporter.pages.pages import Pages
-from exporter.pages.text import Format
+from exporter.pages.text import Format, header, lines
 from tests.collectors.sites import failed, later, polled
 from tests.conftest import parsed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from exporter.clock import Now
+    from exporter.collectors.metric import Family
     from exporter.config import Site
     from exporter.endpoint import Endpoint, Reason
 
@@ -26,6 +29,12 @@ def at(seconds: float) -> Now:
 def sites_of(*names: str, **sections: Any) -> tuple[Site, ...]:
     """Return configured sites of these names."""
     return parsed("http://127.0.0.1:1", *names, **sections).sites
+
+
+def exposition(families: Iterable[Family], format_: Format) -> bytes:
+    """Return a whole page of the families."""
+    parts = [header(family.metric, format_) + lines(family) for family in families if family.values]
+    return b"".join(parts) + format_.end
 
 
 class Exposed:

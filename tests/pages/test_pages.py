@@ -25,10 +25,10 @@ from exporter.collectors.registry import SITE_METRICS
 from exporter.collectors.users import BALANCES, TOP_USERS, WatchedAnswer
 from exporter.endpoint import Reason
 from exporter.pages import pages
-from exporter.pages.text import Format, render
+from exporter.pages.text import Format
 from tests.collectors.sites import families
 from tests.conftest import WALL
-from tests.pages.exposed import Exposed, at, sites_of
+from tests.pages.exposed import Exposed, at, exposition, sites_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -67,7 +67,7 @@ def joined(every: list[Family], format_: Format) -> bytes:
     """Render families of which several may be of one metric, each metric with one header."""
     texts: dict[str, bytes] = {}
     for family in every:
-        page = render([family], format_).removesuffix(format_.end)
+        page = exposition([family], format_).removesuffix(format_.end)
         head, _, samples = page.partition(f"{family.metric.name}{{".encode())
         if page:
             before = texts.get(family.metric.name, head)

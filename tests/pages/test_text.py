@@ -17,7 +17,10 @@ from exporter.collectors.metric import Family
 from exporter.collectors.payout import DIFFICULTY
 from exporter.collectors.poll_metrics import FAILURES
 from exporter.collectors.users import USER_BALANCE, USER_HASHES
-from exporter.pages.text import Format, lines, number, render, series
+from exporter.pages.own import OwnMetrics
+from exporter.pages.text import Format, lines, number, series, to_openmetrics
+from tests.collectors.sites import samples_of
+from tests.pages.exposed import exposition
 
 if TYPE_CHECKING:
     from exporter.collectors.metric import Metric as OurMetric
@@ -38,27 +41,27 @@ def by_reason(site: str, points: list[tuple[str, str, float]]) -> Family:
 
 
 class Collected:
-    """A registry that yields the families as prometheus-client's own."""
+    """A collector of a registry that yields these families of prometheus-client."""
 
-    def __init__(self, families: list[Family]) -> None:
+    def __init__(self, families: list[Metric]) -> None:
         self.families = families
 
     def collect(self) -> list[Metric]:
-        return [client_family(family) for family in self.families]
+        return self.families
 
 
 def client_family(family: Family) -> Metric:
     metric = family.metric
     kind = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
     converted = kind(metric.name, metric.help, labels=metric.labels)
-    for label_values, value in family.samples():
+    for label_values, value in samples_of(family):
         converted.add_metric(label_values, value)
     return converted
 
 
 def registry(families: list[Family]) -> CollectorRegistry:
     collected = CollectorRegistry(auto_describe=False)
-    collected.register(Collected(families))
+    collected.register(Collected([client_family(family) for family in families]))
     return collected
 
 
@@ -78,8 +81,8 @@ def test_the_bytes_are_prometheus_clients(
         by_reason(site, failed),
     ]
 
-    assert generate_latest(registry(families)) == render(families, Format.TEXT)
-    assert generate_openmetrics(registry(families)) == render(families, Format.OPENMETRICS)
+    assert generate_latest(registry(families)) == exposition(families, Format.TEXT)
+    assert generate_openmetrics(registry(families)) == exposition(families, Format.OPENMETRICS)
 
 
 @pytest.mark.parametrize(
@@ -103,13 +106,13 @@ def test_numbers_are_written_as_prometheus_client_does(expected: bytes, value: f
     family = Family(DIFFICULTY, ("a",), [value])
 
     assert expected == lines(family).split()[1]
-    assert render([family], Format.TEXT) == generate_latest(registry([family]))
+    assert exposition([family], Format.TEXT) == generate_latest(registry([family]))
 
 
 @given(labels, points)
 def test_every_label_is_read_back(site: str, samples: list[tuple[str, float]]) -> None:
     """Any Unicode label value comes out of prometheus-client's text parser as it went in."""
-    page = render([by_user(USER_BALANCE, site, samples)], Format.TEXT).decode()
+    page = exposition([by_user(USER_BALANCE, site, samples)], Format.TEXT).decode()
     (family,) = parse_text(page)
 
     expected = [({"site": site, "user": user}, value) for user, value in samples]
@@ -127,5 +130,16 @@ def test_a_single_line_is_as_on_a_page(site: str, samples: list[tuple[str, float
 
 def test_a_family_without_samples_is_no_family() -> None:
     """Neither HELP nor TYPE of it is on a page."""
-    assert b"" == render([Family(DIFFICULTY, ([],), [])], Format.TEXT)
-    assert b"# EOF\n" == render([Family(DIFFICULTY, ([],), [])], Format.OPENMETRICS)
+    assert b"" == exposition([Family(DIFFICULTY, ([],), [])], Format.TEXT)
+    assert b"# EOF\n" == exposition([Family(DIFFICULTY, ([],), [])], Format.OPENMETRICS)
+
+
+def test_own_metrics_are_openmetrics_as_prometheus_client_writes_them() -> None:
+    """The text of the exporter's own registry becomes what prometheus-client's OpenMetrics is."""
+    collected = [*OwnMetrics("1.2.3", 'a"b').registry.collect()]  # once: the process' metrics change
+    own = CollectorRegistry(auto_describe=False)
+    own.register(Collected(collected))
+    converted = to_openmetrics(generate_latest(own))
+
+    assert generate_openmetrics(own) == converted + Format.OPENMETRICS.end
+    assert b"# TYPE process_cpu_seconds counter" in converted

@@ -72,8 +72,7 @@ class Rig:
         self.api = Api(self.time)
         self.store = Store()
         self.own = OwnMetrics("0", "0")
-        self.concealed: list[str] = []
-        self.poller = Poller(self.store, self.own, self.time.clock, self.concealed.extend)
+        self.poller = Poller(self.store, self.own, self.time.clock)
         self.client = Client(config.api, "test", httpx.MockTransport(self.api))
         self.config = config
 

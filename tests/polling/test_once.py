@@ -13,13 +13,15 @@ from exporter.collectors.registry import PAYOUT_COLLECTOR
 from exporter.collectors.users import TOP_USERS
 from exporter.endpoint import Reason
 from exporter.pages.own import OwnMetrics
-from exporter.polling.once import Round, poll_once
-from exporter.polling.poller import Failure
+from exporter.polling.poller import Failure, poll_once
 from tests.conftest import VirtualTime, parsed
 from tests.polling.rig import ANSWERS, Api, ok, reply
 
 if TYPE_CHECKING:
+    from exporter.collectors.snapshot import Store
     from exporter.config import Config
+
+    Once = tuple[Store, list[Failure]]
 
 
 class Network(httpx.MockTransport):
@@ -31,7 +33,7 @@ class Network(httpx.MockTransport):
         self.closed = True
 
 
-def played(config: Config, answer: Any = None, **options: Any) -> tuple[Round, Api, Network]:
+def played(config: Config, answer: Any = None, **options: Any) -> tuple[Once, Api, Network]:
     """Poll once; return what came of it, the requests, and the network."""
     time = VirtualTime()
     api = Api(time)
@@ -39,7 +41,7 @@ def played(config: Config, answer: Any = None, **options: Any) -> tuple[Round, A
     network = Network(api)
     own = OwnMetrics("0", "0")
 
-    async def play() -> Round:
+    async def play() -> Once:
         return await poll_once(config, own, time.clock, user_agent="test", transport=network, **options)
 
     return asyncio.run(play()), api, network
@@ -47,12 +49,12 @@ def played(config: Config, answer: Any = None, **options: Any) -> tuple[Round, A
 
 def test_one_round_polls_everything_once() -> None:
     """Each endpoint of each site is called a single time, and nothing is left running."""
-    round_, api, network = played(parsed("http://127.0.0.1:1", "a", "b"))
+    (store, failures), api, network = played(parsed("http://127.0.0.1:1", "a", "b"))
 
     assert sorted((site, path) for site in "ab" for path in ANSWERS) == sorted(
         (site, path) for _, site, path in api.requests
     )
-    assert (["a", "b"], []) == (list(round_.store), round_.failures)
+    assert (["a", "b"], []) == (list(store), failures)
     assert network.closed
 
 
@@ -71,10 +73,10 @@ def test_what_fails_is_named() -> None:
     def answer(site: str, path: str) -> httpx.Response:
         return reply(500) if (site, path) == ("b", "/user/top") else ok(path)
 
-    round_, _, _ = played(parsed("http://127.0.0.1:1", "a", "b"), answer)
+    (store, failures), _, _ = played(parsed("http://127.0.0.1:1", "a", "b"), answer)
 
-    assert [Failure("b", TOP_USERS, Reason.HTTP_STATUS, "HTTP status 500")] == round_.failures
-    assert round_.store["b"].state(PAYOUT_COLLECTOR) is not None
+    assert [Failure("b", TOP_USERS, Reason.HTTP_STATUS, "HTTP status 500")] == failures
+    assert store["b"].state(PAYOUT_COLLECTOR) is not None
 
 
 def test_secrets_are_hidden_in_the_log() -> None:

@@ -28,7 +28,7 @@ from exporter.endpoint import Reason
 from exporter.pages.own import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format
-from exporter.polling.once import poll_once
+from exporter.polling.poller import poll_once
 from exporter.web.access import OPEN, PreparedWebConfig, WebAccess
 from exporter.web.routes import PIECE, Web
 from tests.conftest import WALL, VirtualTime, parsed
