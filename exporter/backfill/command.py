@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
-from argparse import ArgumentError
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from exporter import __version__
 from exporter.backfill.prometheus import Prometheus, PrometheusError
@@ -20,6 +20,7 @@ from exporter.pages.own import OwnMetrics
 from exporter.polling.once import poll_once
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import httpx
@@ -32,65 +33,56 @@ if TYPE_CHECKING:
 PROGRESS = 100_000  # samples between two reports of progress on a terminal
 
 
-class Options(NamedTuple):
-    """What the command line asks for. Times are Unix seconds, infinite where there is no bound."""
-
-    output: str
-    labels: Mapping[str, str]
-    sites: Sequence[str]
-    since: float
-    until: float
-    prometheus: str | None
-    gaps: bool
+class UsageError(Exception):
+    """Flags that contradict each other, the config, or the system; the text names the flag."""
 
 
-def backfill(
-    config: Config, options: Options, clock: Clock, user_agent: str, tell: Callable[..., None]
+def write_backfill(
+    config: Config, flags: Namespace, clock: Clock, user_agent: str, tell: Callable[..., None]
 ) -> bool:
     """Write the file; return whether every site answered. `tell` prints to stderr.
 
-    Raises ArgumentError where options contradict each other or the file cannot be written.
+    `flags` are the parsed flags of the command: times are Unix seconds, `since` is infinite where there is no
+    bound. Raises UsageError where flags contradict each other or the file cannot be written.
     """
-    _check(options, {site.name for site in config.sites})
-    if not {"job", "instance"} <= options.labels.keys():
+    _check(flags, {site.name for site in config.sites})
+    if not {"job", "instance"} <= flags.label.keys():
         tell(
             "warning: without --label job=... and --label instance=... these become series of their own, "
             "beside those that Prometheus scrapes"
         )
     now = clock.now().wall
-    sources, failures = asyncio.run(poll_sources(config, options.sites, options.labels, clock, user_agent))
+    sources, failures = asyncio.run(poll_sources(config, flags.site, flags.label, clock, user_agent))
     for site, history, _ in sources:
         if history.rows and history.meaning is Meaning.UNKNOWN:
             tell(f"note: what hashes of {site.name} mean is unknown, so no sums of hashes are written")
     try:
-        windows = asyncio.run(_windows(sources, options, now, tell))
+        windows = asyncio.run(_windows(sources, flags, now, tell))
     except PrometheusError as error:
         tell(str(error))
         return False
     for name, endpoint, reason, detail in failures:
         tell(f"failed: {name} {endpoint}: {reason}: {detail}")
     if sources:
-        lines = exposition(sources, windows, options.since, now)
         try:
-            samples = _write(lines, options.output, tell)
+            samples = _write(exposition(sources, windows, flags.since, now), flags.output, tell)
         except BrokenPipeError:
             raise  # the reader has seen enough, which is no mistake
         except OSError as error:
-            raise ArgumentError(None, f"--output {options.output}: {error.strerror}") from error
-        tell(f"{samples:,} samples of {len(sources)} {'site' if len(sources) == 1 else 'sites'}")
+            raise UsageError(f"--output {flags.output}: {error.strerror}") from error
+        tell(f"{samples:,} samples of {len(sources)} site{'s' if len(sources) > 1 else ''}")
     return not failures
 
 
-def _check(options: Options, names: set[str]) -> None:
-    """Raise ArgumentError for options that are valid by themselves and not together."""
-    if unknown := sorted(set(options.sites) - names):
-        raise ArgumentError(
-            None, f"--site {unknown[0]}: the config has no such site; it has {', '.join(sorted(names))}"
-        )
-    if options.gaps and options.prometheus is None:
-        raise ArgumentError(None, "--gaps needs --prometheus: it says where the gaps are")
-    if options.since >= options.until:
-        raise ArgumentError(None, "--since is not before --until: nothing lies between")
+def _check(flags: Namespace, names: set[str]) -> None:
+    """Raise UsageError for flags that are valid by themselves and not together."""
+    if unknown := sorted(set(flags.site) - names):
+        known = ", ".join(sorted(names))
+        raise UsageError(f"--site {unknown[0]}: the config has no such site; it has {known}")
+    if flags.gaps and flags.prometheus is None:
+        raise UsageError("--gaps needs --prometheus: it says where the gaps are")
+    if flags.since >= (math.inf if flags.until is None else flags.until):
+        raise UsageError("--since is not before --until: nothing lies between")
 
 
 async def poll_sources(
@@ -115,13 +107,13 @@ async def poll_sources(
 
 
 async def _windows(
-    sources: Sequence[Source], options: Options, now: float, tell: Callable[..., None]
+    sources: Sequence[Source], flags: Namespace, now: float, tell: Callable[..., None]
 ) -> Mapping[str, Windows]:
     """Return where samples are to be written: before a time, or where Prometheus has none."""
-    if options.prometheus is None:
-        return windows_until(sources, options.until)
-    async with Prometheus(options.prometheus) as prometheus:
-        windows, end = await prometheus.missing(sources, options.since, now, gaps_only=options.gaps)
+    if flags.prometheus is None:
+        return windows_until(sources, flags.until)
+    prometheus = Prometheus(flags.prometheus)
+    windows, end = await prometheus.missing(sources, flags.since, now, gaps_only=flags.gaps)
     if end < now:
         tell(
             f"nothing from {datetime.fromtimestamp(end, UTC):%Y-%m-%dT%H:%M:%SZ} on: blocks must not overlap "

@@ -7,7 +7,7 @@ import contextlib
 import math
 import netrc
 from itertools import pairwise
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 import msgspec
@@ -17,7 +17,7 @@ from exporter.collectors.history import SETTLED_TIMESTAMP
 from exporter.pages.text import series
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from exporter.backfill.samples import Source, Windows
     from exporter.collectors.metric import Metric
@@ -49,12 +49,6 @@ class Prometheus:
         with contextlib.suppress(OSError, netrc.NetrcParseError):  # most have none, and need none
             self._http.auth = httpx.NetRCAuth()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
-
     async def missing(
         self, sources: Sequence[Source], since: float, now: float, *, gaps_only: bool
     ) -> tuple[dict[str, Windows], float]:
@@ -63,17 +57,18 @@ class Prometheus:
         These are all before a series begins, or only its gaps; none reaches into the head. Raises
         PrometheusError.
         """
-        end = await self.head_start(now)
         windows: dict[str, Windows] = {}
-        for source in sources:
-            oldest = min((row.synctime for row in source.history.rows), default=now)
-            queries = [self.sample_times(source, metric, max(since, oldest), now) for metric in METRICS]
-            times = dict(zip(METRICS, await asyncio.gather(*queries), strict=True))
-            if not any(times.values()):
-                await self._reject_other_labels(source, now)
-            for metric in METRICS:
-                free = gaps(times[metric]) if gaps_only else [(-math.inf, min(times[metric], default=now))]
-                windows[source.series(metric)] = [(a, min(b, end)) for a, b in free if a < min(b, end)]
+        async with self._http:
+            end = await self.head_start(now)
+            for source in sources:
+                oldest = min((row.synctime for row in source.history.rows), default=now)
+                queries = [self.sample_times(source, metric, max(since, oldest), now) for metric in METRICS]
+                times_by_metric = dict(zip(METRICS, await asyncio.gather(*queries), strict=True))
+                if not any(times_by_metric.values()):
+                    await self._reject_other_labels(source, now)
+                for metric, times in times_by_metric.items():
+                    free = gaps(times) if gaps_only else [(-math.inf, min(times, default=now))]
+                    windows[source.series(metric)] = [(a, min(b, end)) for a, b in free if a < min(b, end)]
         return windows, end
 
     async def head_start(self, now: float) -> float:
@@ -82,7 +77,7 @@ class Prometheus:
         A block must not overlap it: after a restart Prometheus would drop from its log what is older than
         the newest block's end, of all series. Where no start is reported, the head has three hours at most.
         """
-        start, _ = await self._get(float, "/api/v1/status/tsdb", ("headStats", "minTime"))
+        start, _ = await self._get("/api/v1/status/tsdb", {}, float, "headStats", "minTime")
         return now - HEAD if start is None else min(now, start / 1000)
 
     async def sample_times(self, source: Source, metric: Metric, since: float, now: float) -> list[float]:
@@ -119,9 +114,8 @@ class Prometheus:
             )
 
     async def _query(self, expression: str, at: float) -> list[_Series]:
-        result, status = await self._get(
-            list[_Series], "/api/v1/query", ("result",), query=expression, time=str(at)
-        )
+        parameters = {"query": expression, "time": str(at)}
+        result, status = await self._get("/api/v1/query", parameters, list[_Series], "result")
         if result is not None:
             return result
         raise PrometheusError(
@@ -130,7 +124,7 @@ class Prometheus:
         )
 
     async def _get(
-        self, kind: type[T], path: str, keys: Sequence[str], **parameters: str
+        self, path: str, parameters: Mapping[str, str], kind: type[T], *keys: str
     ) -> tuple[T | None, int]:
         """Return what is under `keys` of an answer's data, None where there is no such thing, and the status.
 
@@ -143,10 +137,10 @@ class Prometheus:
                 document = document[key]
             return msgspec.convert(document, kind), response.status_code
         except httpx.HTTPError as error:
-            problem = type(error).__name__
+            problem = f"Prometheus at {self._host} cannot be reached: {type(error).__name__}"
+            raise PrometheusError(problem) from None  # the error's text may hold the URL
         except (msgspec.MsgspecError, LookupError, TypeError, RecursionError, UnicodeDecodeError):
             return None, response.status_code
-        raise PrometheusError(f"Prometheus at {self._host} cannot be reached: {problem}")
 
 
 def gaps(times: Sequence[float]) -> Windows:

@@ -94,8 +94,8 @@ async def backfilled(
     windows: Mapping[str, Any] = windows_until(sources, until)
     if prometheus is not None:
         try:
-            async with Prometheus("http://prometheus:9090", prometheus) as asked:
-                windows, end = await asked.missing(sources, since, now, gaps_only=gaps)
+            asked = Prometheus("http://prometheus:9090", prometheus)
+            windows, end = await asked.missing(sources, since, now, gaps_only=gaps)
             told.append(f"until {end}")
         except PrometheusError as error:
             return "", [*told, str(error)]
