@@ -12,11 +12,11 @@ import random
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from exporter import __version__, log
+from exporter import USER_AGENT, __version__, log
 from exporter.api.client import Client
 from exporter.clock import Clock, Now
 from exporter.collectors.registry import USERS_COLLECTOR
@@ -49,7 +49,6 @@ logger = structlog.get_logger()
 
 WEB_CONFIG_REFUSED = "web_config_refused"
 WATCH = 1.0  # seconds between looks at the web config and the files it names
-USER_AGENT = f"cryptoloot-exporter/{__version__}"
 REAL = Clock(lambda: Now(time.time(), time.monotonic()), asyncio.sleep, random.random)
 
 
@@ -67,7 +66,7 @@ class Options:
 
 
 class App:
-    """The daemon.
+    """The daemon: starts, reloads and stops all parts, which is why it has more than 12 methods.
 
     `load` reads the config and raises ConfigError; `transport` replaces the outgoing network in tests.
     """
@@ -115,17 +114,15 @@ class App:
                 stack.push_async_callback(health.stop)
                 await health.start()
             self._spawn(self._watch())
-            self._begin(config)
+            await self.start(config)
             addresses = [address_of(opened) for opened in sockets]
             self._log_listening(addresses, config)
             announce(addresses)
             await self._server.serve(sockets)
 
-    async def start(self) -> None:
-        """Load the config and begin to poll, without a listener. Raises ConfigError."""
-        self._begin(self._load())
-
-    def _begin(self, config: Config) -> None:
+    async def start(self, config: Config | None = None) -> None:
+        """Begin to poll, without a listener, with this config or the one it loads. Raises ConfigError."""
+        config = config or self._load()
         logger.info("starting", version=__version__, sites=len(config.sites))
         self._apply(config, Client(config.api, USER_AGENT, self._transport))
         self._spawn(self._pages.keep_rendered())
@@ -155,20 +152,20 @@ class App:
             return []
 
     def reload_soon(self) -> None:
-        """Start a reload, and do not wait for it."""
+        """Reload in the background; the log has the problems of a config that is refused."""
         self._spawn(self.reload())
 
-    async def reload_web_config(self) -> list[str]:
-        """Take a changed web config; return why not when it is refused, and the old one stays."""
+    async def reload_web_config(self) -> None:
+        """Take a changed web config; when it is refused, the old one stays."""
         async with self._reloading:
             try:
                 await self._renew(self._access.prepare_reload())
             except ConfigError as error:
-                return self._refuse(WEB_CONFIG_REFUSED, error)
+                self._refuse(WEB_CONFIG_REFUSED, error)
+                return
             now = self._clock.now().wall
             self._set_load_status(self._load_status.without_refusal(WEB_CONFIG_REFUSED, now))
             logger.info("web_config_changed", notes=list(self._access.config.notes))
-            return []
 
     def stop(self) -> None:
         """Let `run` return: answers are finished, but not for longer than a second."""
@@ -186,7 +183,7 @@ class App:
             logger.info("stopped")
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run until `close` at the latest; the event loop alone would not keep a task alive."""
+        """Run it in the background, until `close` at the latest. The event loop alone keeps no task alive."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -199,8 +196,8 @@ class App:
         self._pages.show(config.sites, on_metrics=config.web.sites_on_metrics)
         self._set_load_status(LoadStatus(self._clock.now().wall))
 
-    async def _retire(self, client: Client, timeout: float) -> None:  # noqa: ASYNC109 - that of its calls
-        """Close a client when the calls in flight on it have ended, at the latest after their time-out."""
+    async def _retire(self, client: Client, timeout: float) -> None:  # noqa: ASYNC109 - of calls in flight
+        """Close a client after the time-out of its calls: all that are in flight have ended then."""
         await self._clock.sleep(timeout)
         await client.close()
 
@@ -217,6 +214,7 @@ class App:
         self._own.reload_timestamp.set(status.loaded_at)
 
     async def _renew(self, prepared: PreparedWebConfig) -> None:
+        """Put a web config in force, also on the listeners of a running server. Raises ConfigError."""
         if self._server and not self._server.should_exit:
             await self._access.apply_to(self._server, prepared)
         else:
@@ -234,7 +232,7 @@ class App:
                 logger.error("web_config_failed", error=type(error).__name__)  # noqa: TRY400 - may hold PEM
 
     def _log_listening(self, addresses: list[str], config: Config) -> None:
-        """Log where and how it listens, and what strangers could read there."""
+        """Log the addresses, and warn of a web config's notes and of user names that anybody can read."""
         access, warnings = self._access, [*self._access.config.notes]
         for address in addresses:
             logger.info("listening", address=address, scheme=access.scheme, guarded=access.restricted)
@@ -276,23 +274,16 @@ def check_web_config(path: Path | None) -> tuple[str, ...]:
     return WebAccess(path, b"").prepare().config.notes
 
 
-class Check(NamedTuple):
-    """What one round of polls brings: the page as text, what failed, and users that the API refuses.
-
-    Of a refused user site, place in the config and reason.
-    """
-
-    page: str
-    failures: list[Failure]
-    refused: list[tuple[str, str, str]]
-
-
 async def check_online(
     config: Config, clock: Clock = REAL, transport: httpx.AsyncBaseTransport | None = None
-) -> Check:
-    """Poll each endpoint of each site once. Raises ConfigError when no client can be made."""
+) -> tuple[str, list[Failure], list[tuple[str, str, str]]]:
+    """Poll each endpoint of each site once. Raises ConfigError when no client can be made.
+
+    Return the page as text, the polls that failed, and the users that the API refuses: of each its site, its
+    place in the config, and the reason.
+    """
     own = OwnMetrics(__version__, "unknown")
-    store, failures = await poll_once(config, own, clock, user_agent=USER_AGENT, transport=transport)
+    store, failures = await poll_once(config, own, clock, transport=transport)
     now = clock.now()
     own.reload_successful.set(1)
     own.reload_timestamp.set(now.wall)
@@ -303,4 +294,4 @@ async def check_online(
         if (watched := store[site.name].state(USERS_COLLECTOR).watched)
         for place, reason in watched.value.refused
     ]
-    return Check(page.decode(), failures, refused)
+    return page.decode(), failures, refused

@@ -26,7 +26,7 @@ import structlog
 import uvloop
 
 from exporter import __version__, config, log
-from exporter.app import REAL, USER_AGENT, App, Options, check_online, check_web_config
+from exporter.app import REAL, App, Options, check_online, check_web_config
 from exporter.backfill.command import UsageError, write_backfill
 from exporter.config import ConfigError
 from exporter.config.sharding import WHOLE, Share
@@ -55,11 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = flags.command(flags)
         sys.stdout.flush()
-    except ConfigError as error:
-        _tell(_config_problems(flags, error))
-        return MISUSED
-    except (AddressError, UsageError) as error:
-        _tell(str(error))
+    except (AddressError, ConfigError, UsageError) as error:
+        _tell(_config_problems(flags, error) if isinstance(error, ConfigError) else str(error))
         return MISUSED
     except KeyboardInterrupt:
         return FINE
@@ -104,23 +101,17 @@ def demo(flags: Namespace) -> NoReturn:
     options = _options(flags, DEMO_ADDRESS)
 
     async def serve() -> None:
-        sockets = listen(["127.0.0.1:0"])
-        serving = asyncio.create_task(Server(simulator.app(world)).serve(sockets))
-        document = {
-            "api": {"url": f"http://{address_of(sockets[0])}"},
-            "sites": [{"name": name, "secret_env": name, "watch_users": ["johnd"]} for name in world.sites],
-            "poll": {
-                **{name: {"interval": "5s"} for name in ("payout", "history", "top_users", "balances")},
-                "all_users": {"interval": "5s", "enabled": True},
-            },
-        }
-        secrets = {name: site.secret for name, site in world.sites.items()}
-        try:
+        (listening,) = listen(["127.0.0.1:0"])
+        with listening:
+            api = asyncio.create_task(Server(simulator.app(world)).serve([listening]))
+            sites = [{"name": name, "secret_env": name, "watch_users": ["johnd"]} for name in world.sites]
+            names = ("payout", "history", "top_users", "balances", "all_users")
+            poll: dict[str, dict[str, object]] = {name: {"interval": "5s"} for name in names}
+            poll["all_users"]["enabled"] = True
+            document = {"api": {"url": f"http://{address_of(listening)}"}, "sites": sites, "poll": poll}
+            secrets = {name: site.secret for name, site in world.sites.items()}
             await _serve(App(lambda: config.parse(document, secrets), options), announce)
-        finally:
-            serving.cancel()
-            for listener in sockets:
-                listener.close()
+            api.cancel()
 
     def announce(addresses: list[str]) -> None:
         for address in addresses:
@@ -180,7 +171,7 @@ def simulate(flags: Namespace) -> NoReturn:
 
 def backfill(flags: Namespace) -> int:
     """Write the API's week as OpenMetrics."""
-    return FINE if write_backfill(_load(flags), flags, REAL, USER_AGENT, _tell) else FAILED
+    return FINE if write_backfill(_load(flags), flags, REAL, _tell) else FAILED
 
 
 def health(flags: Namespace) -> int:
@@ -258,9 +249,9 @@ class Parser(argparse.ArgumentParser):
         The value of `--config.file` is kept as `config_file`.
         """
         name, _, value = form.partition("=")
-        if value:
-            options["metavar"] = value
-        (group or self).add_argument(name, dest=re.sub(r"\W", "_", name[2:]), help=text, **options)
+        dest = re.sub(r"\W", "_", name[2:])
+        action = (group or self).add_argument(name, dest=dest, help=text, **options)
+        action.metavar = value or None
 
 
 def parser() -> Parser:
@@ -277,10 +268,14 @@ def parser() -> Parser:
     return top
 
 
+CONFIG = f"the config; without the flag {DEFAULT_CONFIG} where it exists, else the environment"
+WEB_CONFIG = "TLS, basic authentication and headers, in the format of Prometheus' exporter-toolkit"
+
+
 def run_flags(run: Parser) -> None:
     """Add the flags of `run`."""
     add = run.flag
-    _config_flag(run)
+    add("--config.file=PATH", CONFIG, type=Path)
     _web_flags(run, DEFAULT_ADDRESS)
     add("--shard=N", "poll this share of the sites, from 0; auto: what ends the host name", type=read_shard)
     add("--total-shards=M", "how many shares there are", type=read_positive)
@@ -294,8 +289,8 @@ def demo_flags(demo: Parser) -> None:
 
 def check_flags(check: Parser) -> None:
     """Add the flags of `check`."""
-    _config_flag(check)
-    _web_config_flag(check)
+    check.flag("--config.file=PATH", CONFIG, type=Path)
+    check.flag("--web.config.file=PATH", WEB_CONFIG, type=Path)
     _log_flags(check, "error")
     check.flag("--online", "also call each endpoint once", action="store_true")
 
@@ -316,13 +311,11 @@ def simulate_flags(simulate: Parser) -> None:
 def backfill_flags(backfill: Parser) -> None:
     """Add the flags of `backfill`."""
     add = backfill.flag
-    _config_flag(backfill)
+    add("--config.file=PATH", CONFIG, type=Path)
     _log_flags(backfill, "error")
     add("--output=FILE", "where to write; - is stdout", required=True)
-    label = (
-        "a label of every sample, as Prometheus gives to what it scrapes (job, instance): {site} in the "
-        "value is the site; repeatable"
-    )
+    label = "a label of every sample, as Prometheus gives to what it scrapes (job, instance)"
+    label += ": {site} in the value is the site; repeatable"
     add("--label=NAME=VALUE", label, action=_Labels, type=read_label, default={})
     add("--site=NAME", "this site alone; repeatable", action="append", default=[])
     add("--since=TIME", "nothing before this time", type=read_time, default=-math.inf)
@@ -339,21 +332,11 @@ def health_flags(health: Parser) -> None:
     health.flag("--web.health-socket=PATH", "its socket", type=Path, required=True)
 
 
-def _config_flag(parser: Parser) -> None:
-    text = f"the config; without the flag {DEFAULT_CONFIG} where it exists, else the environment"
-    parser.flag("--config.file=PATH", text, type=Path)
-
-
-def _web_config_flag(parser: Parser) -> None:
-    text = "TLS, basic authentication and headers, in the format of Prometheus' exporter-toolkit"
-    parser.flag("--web.config.file=PATH", text, type=Path)
-
-
 def _web_flags(parser: Parser, address: str) -> None:
     add = parser.flag
     where = f"where to serve, IPv6 in brackets; repeatable (default: {address})"
     add("--web.listen-address=HOST:PORT", where, action="append")
-    _web_config_flag(parser)
+    add("--web.config.file=PATH", WEB_CONFIG, type=Path)
     url = "how others reach it: what /sd names (default: the Host that is asked)"
     add("--web.external-url=URL", url, type=read_url)
     add("--web.enable-lifecycle", "allow POST /-/reload", action="store_true")
@@ -409,9 +392,8 @@ def read_label(text: str) -> tuple[str, str]:
     """Return a label's name and value."""
     name, _, value = text.partition("=")
     if not (value and LABEL.fullmatch(name)) or name == "site" or not value.isprintable():
-        raise ArgumentTypeError(
-            f"{text!r} is not NAME=VALUE with a label of Prometheus' as the name; site is the samples' own"
-        )
+        form = "NAME=VALUE with a label of Prometheus' as the name"
+        raise ArgumentTypeError(f"{text!r} is not {form}; site is the samples' own")
     return name, value
 
 
@@ -422,10 +404,9 @@ def read_url(text: str) -> str:
         host, _ = url.hostname, url.port  # ValueError where the port is none
         if url.scheme in {"http", "https"} and host and not url.username:
             return text
-    raise ArgumentTypeError(  # without the text: it may hold a password
-        "write http://HOST:PORT, or https, with a path where there is one, and without a password "
-        "(--prometheus takes it from ~/.netrc)"
-    )
+    # Without the text: it may hold a password.
+    form = "http://HOST:PORT, or https, with a path where there is one, and without a password"
+    raise ArgumentTypeError(f"write {form} (--prometheus takes it from ~/.netrc)")
 
 
 def read_time(text: str) -> float:

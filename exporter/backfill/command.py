@@ -1,4 +1,4 @@
-"""The backfill command: check its options, ask the API and Prometheus, write the file."""
+"""The backfill command: check its flags, ask the API and Prometheus, write the file."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from exporter.config import Config
     from exporter.polling.poller import Failure
 
+    Tell = Callable[..., None]  # prints a text to stderr; `end` is what ends it, as print has it
+
 PROGRESS = 100_000  # samples between two reports of progress on a terminal
 
 
@@ -37,27 +39,23 @@ class UsageError(Exception):
     """Flags that contradict each other, the config, or the system; the text names the flag."""
 
 
-def write_backfill(
-    config: Config, flags: Namespace, clock: Clock, user_agent: str, tell: Callable[..., None]
-) -> bool:
+def write_backfill(config: Config, flags: Namespace, clock: Clock, tell: Tell) -> bool:
     """Write the file; return whether every site answered. `tell` prints to stderr.
 
-    `flags` are the parsed flags of the command: times are Unix seconds, `since` is infinite where there is no
-    bound. Raises UsageError where flags contradict each other or the file cannot be written.
+    `flags` are the command's flags as parsed, with times in Unix seconds. `until` is None with `prometheus`.
+    Raises UsageError where flags contradict each other or the file cannot be written.
     """
     _check(flags, {site.name for site in config.sites})
     if not {"job", "instance"} <= flags.label.keys():
-        tell(
-            "warning: without --label job=... and --label instance=... these become series of their own, "
-            "beside those that Prometheus scrapes"
-        )
+        problem = "without --label job=... and --label instance=... these become series of their own"
+        tell(f"warning: {problem}, beside those that Prometheus scrapes")
     now = clock.now().wall
-    sources, failures = asyncio.run(poll_sources(config, flags.site, flags.label, clock, user_agent))
+    sources, failures = asyncio.run(poll_sources(config, flags.site, flags.label, clock))
     for site, history, _ in sources:
         if history.rows and history.meaning is Meaning.UNKNOWN:
             tell(f"note: what hashes of {site.name} mean is unknown, so no sums of hashes are written")
     try:
-        windows = asyncio.run(_windows(sources, flags, now, tell))
+        windows = _windows(sources, flags, now, tell)
     except PrometheusError as error:
         tell(str(error))
         return False
@@ -90,40 +88,35 @@ async def poll_sources(
     names: Sequence[str],
     labels: Mapping[str, str],
     clock: Clock,
-    user_agent: str,
     *,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> tuple[list[Source], list[Failure]]:
     """Poll the history of these sites, or of all; return the sources that answered, and what failed."""
     config = replace(config, sites=tuple(site for site in config.sites if not names or site.name in names))
-    own = OwnMetrics(__version__, "unknown")
-    store, failures = await poll_once(
-        config, own, clock, user_agent=user_agent, endpoints=[HISTORY], transport=transport
-    )
+    own = OwnMetrics(__version__, "unknown")  # nobody reads them
+    store, failures = await poll_once(config, own, clock, endpoints=[HISTORY], transport=transport)
     failed = {failure.site for failure in failures}
     answered = [site for site in config.sites if site.name not in failed]
     sources = [source(site, store[site.name].state(HISTORY_COLLECTOR), labels) for site in answered]
     return sources, failures
 
 
-async def _windows(
-    sources: Sequence[Source], flags: Namespace, now: float, tell: Callable[..., None]
-) -> Mapping[str, Windows]:
+def _windows(sources: Sequence[Source], flags: Namespace, now: float, tell: Tell) -> Mapping[str, Windows]:
     """Return where samples are to be written: before a time, or where Prometheus has none."""
     if flags.prometheus is None:
         return windows_until(sources, flags.until)
     prometheus = Prometheus(flags.prometheus)
-    windows, end = await prometheus.missing(sources, flags.since, now, gaps_only=flags.gaps)
+    windows, end = asyncio.run(prometheus.missing(sources, flags.since, now, gaps_only=flags.gaps))
     if end < now:
+        head = "Prometheus' head, which begins there (or is taken to, where it does not say)"
         tell(
             f"nothing from {datetime.fromtimestamp(end, UTC):%Y-%m-%dT%H:%M:%SZ} on: blocks must not overlap "
-            "Prometheus' head, which begins there (or is taken to, where it does not say); run this again "
-            "with --gaps in three hours for what is left"
+            f"{head}; run this again with --gaps in three hours for what is left"
         )
     return windows
 
 
-def _write(lines: Iterable[str], output: str, tell: Callable[..., None]) -> int:
+def _write(lines: Iterable[str], output: str, tell: Tell) -> int:
     """Write all lines, or leave a file as it was; return how many samples they are."""
     if output == "-":
         return _copy(lines, sys.stdout, tell)
@@ -141,7 +134,7 @@ def _write(lines: Iterable[str], output: str, tell: Callable[..., None]) -> int:
     return samples
 
 
-def _copy(lines: Iterable[str], file: TextIO, tell: Callable[..., None]) -> int:
+def _copy(lines: Iterable[str], file: TextIO, tell: Tell) -> int:
     samples = 0
     for line in lines:
         file.write(line)

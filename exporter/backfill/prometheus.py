@@ -45,7 +45,7 @@ class Prometheus:
 
     def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._http = httpx.AsyncClient(base_url=url, transport=transport, timeout=TIMEOUT, trust_env=False)
-        self._host = self._http.base_url.netloc.decode()
+        self._name = f"Prometheus at {self._http.base_url.netloc.decode()}"
         with contextlib.suppress(OSError, netrc.NetrcParseError):  # most have none, and need none
             self._http.auth = httpx.NetRCAuth()
 
@@ -96,10 +96,8 @@ class Prometheus:
         ]
         for result in (*earlier, *recent):
             if more := sorted(result.metric.keys() - source.labels.keys() - {"__name__"}):
-                raise PrometheusError(
-                    f"Prometheus at {self._host} has {source.site.name} with more labels than --label "
-                    f"names: {', '.join(more)}"
-                )
+                problem = f"has {source.site.name} with more labels than --label names: {', '.join(more)}"
+                raise PrometheusError(f"{self._name} {problem}")
         times = {at for result in recent for at, _ in result.values if at > begin}
         return sorted(times | ({begin} if earlier else set()))
 
@@ -108,20 +106,16 @@ class Prometheus:
         selector = series(SETTLED_TIMESTAMP.name, {"site": source.site.name})
         for result in await self._query(f"last_over_time({selector}[1d])", now):
             labels = ", ".join(f"{name}={result.metric.get(name, '')}" for name in ("job", "instance"))
-            raise PrometheusError(
-                f"Prometheus at {self._host} has {source.site.name} under other labels ({labels}): give them "
-                "by --label, or there will be two of it"
-            )
+            problem = f"has {source.site.name} under other labels ({labels})"
+            raise PrometheusError(f"{self._name} {problem}: give them by --label, or there will be two of it")
 
     async def _query(self, expression: str, at: float) -> list[_Series]:
         parameters = {"query": expression, "time": str(at)}
         result, status = await self._get("/api/v1/query", parameters, list[_Series], "result")
         if result is not None:
             return result
-        raise PrometheusError(
-            f"Prometheus at {self._host}: no answer to a query, status {status}; is a path missing, as in "
-            "http://host/prometheus?"
-        )
+        problem = f"no answer to a query, status {status}"
+        raise PrometheusError(f"{self._name}: {problem}; is a path missing, as in http://host/prometheus?")
 
     async def _get(
         self, path: str, parameters: Mapping[str, str], kind: type[T], *keys: str
@@ -137,8 +131,8 @@ class Prometheus:
                 document = document[key]
             return msgspec.convert(document, kind), response.status_code
         except httpx.HTTPError as error:
-            problem = f"Prometheus at {self._host} cannot be reached: {type(error).__name__}"
-            raise PrometheusError(problem) from None  # the error's text may hold the URL
+            # Without the error's text: it may hold the URL.
+            raise PrometheusError(f"{self._name} cannot be reached: {type(error).__name__}") from None
         except (msgspec.MsgspecError, LookupError, TypeError, RecursionError, UnicodeDecodeError):
             return None, response.status_code
 

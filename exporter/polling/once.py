@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter import log
+from exporter import USER_AGENT, log
 from exporter.api.client import Client
 from exporter.collectors.snapshot import Store
 from exporter.polling.poller import Failure, Poller
@@ -32,14 +32,13 @@ async def poll_once(
     own: OwnMetrics,
     clock: Clock,
     *,
-    user_agent: str,
     endpoints: Collection[Endpoint] = (),
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> Round:
     """Poll these endpoints, or all, of each site once. Raises ConfigError when no client can be made."""
     log.conceal(secrets_of(config))
     store = Store()
-    client = Client(config.api, user_agent, transport)
+    client = Client(config.api, USER_AGENT, transport)
     try:
         failures = await Poller(store, own, clock, log.conceal).once(config, client, endpoints)
     finally:

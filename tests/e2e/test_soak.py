@@ -129,7 +129,7 @@ class Week:
             "sites": len(application._pages._sites),
             "outdated": len(application._pages._outdated),
             "finished": len(application._pages._latest),
-            "retired": len(application._retired),
+            "background": len(application._tasks),
             "sleepers": len(self.time._sleepers),
         }
 
