@@ -190,8 +190,8 @@ def _load(flags: Namespace) -> config.Config:
 def _options(flags: Namespace, default_address: str, share: Share = WHOLE) -> Options:
     addresses = tuple(flags.web_listen_address or [default_address])
     revision, url = os.environ.get(REVISION, "unknown"), flags.web_external_url or ""
-    files = flags.web_health_socket, flags.web_config_file
-    return Options(addresses, flags.web_enable_lifecycle, *files, revision, share, url)
+    health_socket, web_config = flags.web_health_socket, flags.web_config_file
+    return Options(addresses, flags.web_enable_lifecycle, health_socket, web_config, revision, share, url)
 
 
 def _share(shard: int | str | None, total: int | None) -> Share:
