@@ -16,17 +16,18 @@ import signal
 import socket
 import sys
 import time
-from argparse import ArgumentError, ArgumentTypeError
+from argparse import ArgumentTypeError
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 import structlog
 import uvloop
 
-from exporter import __version__, app, config, log
-from exporter.backfill import command
+from exporter import __version__, config, log
+from exporter.app import REAL, App, Options, check_online, check_web_config
+from exporter.backfill.command import UsageError, write_backfill
 from exporter.config import ConfigError
 from exporter.config.sharding import WHOLE, Share
 from exporter.web.health import ask_health
@@ -52,13 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(arguments)
     log.setup(getattr(flags, "log_level", "error"), getattr(flags, "log_format", None), sys.stderr)
     try:
-        code = int(flags.command(flags))
+        code: int = flags.command(flags)
         sys.stdout.flush()
-    except ConfigError as error:
-        _tell(_config_problems(flags, error))
-        return MISUSED
-    except (AddressError, ArgumentError) as error:
-        _tell(str(error))
+    except (AddressError, ConfigError, UsageError) as error:
+        _tell(_config_problems(flags, error) if isinstance(error, ConfigError) else str(error))
         return MISUSED
     except KeyboardInterrupt:
         return FINE
@@ -75,13 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _config_problems(flags: Namespace, error: ConfigError) -> str:
     path = getattr(flags, "config_file", None)
     name = str(path or (DEFAULT_CONFIG if Path(DEFAULT_CONFIG).exists() else "the environment"))
-    first = error.problems[0]
-    if len(error.problems) == 1 and first.path == Path(name).name:  # the file itself is the problem
+    first, *others = error.problems
+    if first.path == Path(name).name and not others:  # the file itself is the problem
         return f"{name}: {first.message}"
-    noun = "problem" if len(error.problems) == 1 else "problems"
-    return "\n".join(
-        [f"{name}: {len(error.problems)} {noun}", *(f"  {problem}" for problem in error.problems)]
-    )
+    head = f"{name}: {len(error.problems)} problem{'s' if others else ''}"
+    return "\n  ".join([head, *map(str, error.problems)])
 
 
 def _tell(text: str, end: str = "\n") -> None:
@@ -91,13 +87,13 @@ def _tell(text: str, end: str = "\n") -> None:
 # --------------------------------------------------------------------------------------------------- commands
 
 
-def run(flags: Namespace) -> int:
+def run(flags: Namespace) -> NoReturn:
     """Serve until a signal stops it."""
-    share = _share(flags.shard, flags.total_shards)
-    return _until_stopped(_serve(lambda: _load(flags), _options(flags, DEFAULT_ADDRESS, share)))
+    options = _options(flags, DEFAULT_ADDRESS, _share(flags.shard, flags.total_shards))
+    _run_until_stopped(_serve(App(lambda: _load(flags), options)))
 
 
-def demo(flags: Namespace) -> int:
+def demo(flags: Namespace) -> NoReturn:
     """Serve the metrics of two simulated sites until a signal stops it."""
     from exporter import simulator  # noqa: PLC0415 - run has no use for it
 
@@ -105,42 +101,36 @@ def demo(flags: Namespace) -> int:
     options = _options(flags, DEMO_ADDRESS)
 
     async def serve() -> None:
-        sockets = listen(["127.0.0.1:0"])
-        serving = asyncio.create_task(Server(simulator.app(world)).serve(sockets))
-        document = {
-            "api": {"url": f"http://{address_of(sockets[0])}"},
-            "sites": [{"name": name, "secret_env": name, "watch_users": ["johnd"]} for name in world.sites],
-            "poll": {
-                **{name: {"interval": "5s"} for name in ("payout", "history", "top_users", "balances")},
-                "all_users": {"interval": "5s", "enabled": True},
-            },
-        }
-        secrets = {name: site.secret for name, site in world.sites.items()}
-        try:
-            await _serve(lambda: config.parse(document, secrets), options, announce)
-        finally:
-            serving.cancel()
-            for listener in sockets:
-                listener.close()
+        (listening,) = listen(["127.0.0.1:0"])
+        with listening:
+            api = asyncio.create_task(Server(simulator.app(world)).serve([listening]))
+            sites = [{"name": name, "secret_env": name, "watch_users": ["johnd"]} for name in world.sites]
+            names = ("payout", "history", "top_users", "balances", "all_users")
+            poll: dict[str, dict[str, object]] = {name: {"interval": "5s"} for name in names}
+            poll["all_users"]["enabled"] = True
+            document = {"api": {"url": f"http://{address_of(listening)}"}, "sites": sites, "poll": poll}
+            secrets = {name: site.secret for name, site in world.sites.items()}
+            await _serve(App(lambda: config.parse(document, secrets), options), announce)
+            api.cancel()
 
     def announce(addresses: list[str]) -> None:
         for address in addresses:
             local = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
             print(f"Two simulated sites: http://{local}/metrics (more: http://{local}/)", flush=True)
 
-    return _until_stopped(serve())
+    _run_until_stopped(serve())
 
 
 def check(flags: Namespace) -> int:
     """Print what a config means; with `--online`, also what its sites export."""
     loaded = _load(flags)
-    notes = app.check_web_config(flags.web_config_file)
+    notes = check_web_config(flags.web_config_file)
     print(config.masked(loaded), end="")
     for warning in (*loaded.warnings, *notes):
         _tell(f"warning: {warning}")
     if not flags.online:
         return FINE
-    page, failures, refused = asyncio.run(app.check_online(loaded))
+    page, failures, refused = asyncio.run(check_online(loaded))
     print(page, end="")
     for site, endpoint, reason, detail in failures:
         _tell(f"failed: {site} {endpoint}: {reason}: {detail}")
@@ -149,7 +139,7 @@ def check(flags: Namespace) -> int:
     return FAILED if failures else FINE
 
 
-def simulate(flags: Namespace) -> int:
+def simulate(flags: Namespace) -> NoReturn:
     """Serve the simulated API until a signal stops it."""
     from exporter import simulator  # noqa: PLC0415 - run has no use for it
 
@@ -158,36 +148,30 @@ def simulate(flags: Namespace) -> int:
         for name, secret in flags.sites or [("demo", "demo-secret")]:
             world.add(name, secret, users=flags.users)
     except ValueError as error:
-        raise ArgumentError(None, f"--sites: {error}") from error
+        raise UsageError(f"--sites: {error}") from error
+    names = ", ".join(world.sites)
     for text in flags.incident:
         try:
-            site, incident = simulator.parse_incident(text, time.time())
-            world.sites[site].incidents.append(incident)
+            name, incident = simulator.parse_incident(text, time.time())
         except ValueError as error:
-            raise ArgumentError(None, f"--{error}") from error
-        except KeyError as error:
-            names = ", ".join(world.sites)
-            raise ArgumentError(None, f"--incident {text!r}: no such site; there are {names}") from error
+            raise UsageError(f"--{error}") from error
+        if name not in world.sites:
+            raise UsageError(f"--incident {text!r}: no such site; there are {names}")
+        world.sites[name].incidents.append(incident)
 
     async def serve() -> None:
         sockets = listen([flags.web_listen_address])
         server = Server(simulator.app(world))
         _on_stop_signal(server.stop)
-        names = ", ".join(world.sites)
         print(f"The simulated API answers on http://{address_of(sockets[0])} for {names}", flush=True)
         await server.serve(sockets)
 
-    return _until_stopped(serve())
+    _run_until_stopped(serve())
 
 
 def backfill(flags: Namespace) -> int:
     """Write the API's week as OpenMetrics."""
-    until = math.inf if flags.until is None else flags.until
-    options = command.Options(
-        flags.output, flags.label, flags.site, flags.since, until, flags.prometheus, flags.gaps
-    )
-    complete = command.backfill(_load(flags), options, app.REAL, app.USER_AGENT, _tell)
-    return FINE if complete else FAILED
+    return FINE if write_backfill(_load(flags), flags, REAL, _tell) else FAILED
 
 
 def health(flags: Namespace) -> int:
@@ -203,52 +187,33 @@ def _load(flags: Namespace) -> config.Config:
     return config.load(path or Path(DEFAULT_CONFIG), os.environ, explicit=path is not None)
 
 
-def _options(flags: Namespace, default_address: str, share: Share = WHOLE) -> app.Options:
-    return app.Options(
-        tuple(flags.web_listen_address or [default_address]),
-        flags.web_enable_lifecycle,
-        flags.web_health_socket,
-        flags.web_config_file,
-        os.environ.get(REVISION, "unknown"),
-        share,
-        flags.web_external_url or "",
-    )
+def _options(flags: Namespace, default_address: str, share: Share = WHOLE) -> Options:
+    addresses = tuple(flags.web_listen_address or [default_address])
+    revision, url = os.environ.get(REVISION, "unknown"), flags.web_external_url or ""
+    health_socket, web_config = flags.web_health_socket, flags.web_config_file
+    return Options(addresses, flags.web_enable_lifecycle, health_socket, web_config, revision, share, url)
 
 
 def _share(shard: int | str | None, total: int | None) -> Share:
-    """Return the process' share of the sites. Raises ArgumentError where there is no such one."""
+    """Return the process' share of the sites. Raises UsageError if there is none."""
     if shard is None and total is None:
         return WHOLE
     if shard is None or total is None:
-        raise ArgumentError(None, "--shard and --total-shards need each other")
+        raise UsageError("--shard and --total-shards need each other")
     if shard == "auto":
         ending = re.search(r"\d+$", host := socket.gethostname())
         if not ending:
-            raise ArgumentError(None, f"--shard=auto: the host name {host} does not end with a number")
+            raise UsageError(f"--shard=auto: the host name {host} does not end with a number")
         shard = int(ending[0])
     if int(shard) >= total:
-        raise ArgumentError(
-            None, f"--shard {shard}: of {total} shards, numbered from 0, there is no such one"
-        )
+        raise UsageError(f"--shard {shard}: of {total} shards, numbered from 0, there is no such one")
     return Share(int(shard), total)
 
 
-async def _serve(
-    load: Callable[[], config.Config],
-    options: app.Options,
-    announce: Callable[[list[str]], None] = lambda _: None,
-) -> None:
-    daemon = app.App(load, options)
-    loop = asyncio.get_running_loop()
-    reloads: set[asyncio.Task[list[str]]] = set()
-
-    def reload() -> None:
-        task = loop.create_task(daemon.reload())
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
+async def _serve(daemon: App, announce: Callable[[list[str]], None] = lambda _: None) -> None:
+    """Run the daemon: SIGTERM and SIGINT stop it, SIGHUP reloads its files."""
     _on_stop_signal(daemon.stop)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, daemon.reload_soon)
     await daemon.run(announce)
 
 
@@ -257,43 +222,43 @@ def _on_stop_signal(stop: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
-def _until_stopped(work: Coroutine[None, None, None]) -> int:
+def _run_until_stopped(work: Coroutine[None, None, None]) -> NoReturn:
     """Run on a new event loop, and end the process without closing it.
 
     Closing would wait for host names being looked up, which nothing can cancel and may take half a minute.
     """
     raise_open_files()
     gc.freeze()  # modules stay in memory: examining them again takes 40 ms, in which no scrape is answered
-    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    try:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
-    except BaseException:
-        runner.close()
-        raise
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(FINE)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(FINE)
 
 
 # ------------------------------------------------------------------------------------------------------ flags
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that keeps the value of `--config.file` as `config_file`."""
+    """A parser whose flags are written as their help shows them."""
 
-    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
-        """Add a flag, as argparse does."""
-        return super().add_argument(*names, **{"dest": re.sub(r"\W", "_", names[-1].strip("-")), **options})
+    def flag(self, form: str, text: str, group: Any = None, **options: Any) -> None:
+        """Add a flag to the parser, or to a `group` of it.
+
+        `form` is `--name=VALUE`, or `--name` for a flag with choices or without a value; `text` is its help.
+        The value of `--config.file` is kept as `config_file`.
+        """
+        name, _, value = form.partition("=")
+        dest = re.sub(r"\W", "_", name[2:])
+        action = (group or self).add_argument(name, dest=dest, help=text, **options)
+        action.metavar = value or None
 
 
 def parser() -> Parser:
     """Return the parser; in what it parses, `command` is the function to call."""
     # No abbreviations: they would change their meaning with a new flag.
-    top = Parser(
-        prog="cryptoloot-exporter",
-        description="Prometheus exporter for the Crypto-Loot HTTP API.",
-        allow_abbrev=False,
-    )
+    about = "Prometheus exporter for the Crypto-Loot HTTP API."
+    top = Parser(prog="cryptoloot-exporter", description=about, allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"cryptoloot-exporter {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name, (call, add_flags, text) in COMMANDS.items():
@@ -303,17 +268,17 @@ def parser() -> Parser:
     return top
 
 
+CONFIG = f"the config; without the flag {DEFAULT_CONFIG} where it exists, else the environment"
+WEB_CONFIG = "TLS, basic authentication and headers, in the format of Prometheus' exporter-toolkit"
+
+
 def run_flags(run: Parser) -> None:
     """Add the flags of `run`."""
-    _config_flag(run)
+    add = run.flag
+    add("--config.file=PATH", CONFIG, type=Path)
     _web_flags(run, DEFAULT_ADDRESS)
-    run.add_argument(
-        "--shard",
-        type=read_shard,
-        metavar="N",
-        help="poll this share of the sites, from 0; auto: what ends the host name",
-    )
-    run.add_argument("--total-shards", type=read_positive, metavar="M", help="how many shares there are")
+    add("--shard=N", "poll this share of the sites, from 0; auto: what ends the host name", type=read_shard)
+    add("--total-shards=M", "how many shares there are", type=read_positive)
 
 
 def demo_flags(demo: Parser) -> None:
@@ -324,104 +289,70 @@ def demo_flags(demo: Parser) -> None:
 
 def check_flags(check: Parser) -> None:
     """Add the flags of `check`."""
-    _config_flag(check)
-    _web_config_flag(check)
+    check.flag("--config.file=PATH", CONFIG, type=Path)
+    check.flag("--web.config.file=PATH", WEB_CONFIG, type=Path)
     _log_flags(check, "error")
-    check.add_argument("--online", action="store_true", help="also call each endpoint once")
+    check.flag("--online", "also call each endpoint once", action="store_true")
 
 
 def simulate_flags(simulate: Parser) -> None:
     """Add the flags of `simulate`."""
+    add = simulate.flag
     where = f"where to serve (default: {SIMULATOR_ADDRESS})"
-    simulate.add_argument("--web.listen-address", metavar="HOST:PORT", default=SIMULATOR_ADDRESS, help=where)
+    add("--web.listen-address=HOST:PORT", where, default=SIMULATOR_ADDRESS)
     _log_flags(simulate, "info")
     _world_flags(simulate)
-    simulate.add_argument(
-        "--sites",
-        action="append",
-        metavar="NAME=SECRET",
-        type=read_name_and_secret,
-        help="a site and its secret; repeatable",
-    )
-    simulate.add_argument(
-        "--incident",
-        action="append",
-        default=[],
-        metavar="SITE:KIND:START:LENGTH",
-        help="START is relative to now and may be negative: demo:drop:-2h:3h; repeatable",
-    )
+    site = "a site and its secret; repeatable"
+    add("--sites=NAME=SECRET", site, action="append", type=read_name_and_secret)
+    incident = "START is relative to now and may be negative: demo:drop:-2h:3h; repeatable"
+    add("--incident=SITE:KIND:START:LENGTH", incident, action="append", default=[])
 
 
 def backfill_flags(backfill: Parser) -> None:
     """Add the flags of `backfill`."""
-    _config_flag(backfill)
+    add = backfill.flag
+    add("--config.file=PATH", CONFIG, type=Path)
     _log_flags(backfill, "error")
-    add = backfill.add_argument
-    add("--output", required=True, metavar="FILE", help="where to write; - is stdout")
-    add(
-        "--label",
-        action=_Labels,
-        type=read_label,
-        default={},
-        metavar="NAME=VALUE",
-        help="a label of every sample, as Prometheus gives to what it scrapes (job, instance): {site} in the "
-        "value is the site; repeatable",
-    )
-    add("--site", action="append", default=[], metavar="NAME", help="this site alone; repeatable")
-    add("--since", type=read_time, default=-math.inf, metavar="TIME", help="nothing before this time")
-    add("--gaps", action="store_true", help="with --prometheus: only holes between samples that it has")
+    add("--output=FILE", "where to write; - is stdout", required=True)
+    label = "a label of every sample, as Prometheus gives to what it scrapes (job, instance)"
+    label += ": {site} in the value is the site; repeatable"
+    add("--label=NAME=VALUE", label, action=_Labels, type=read_label, default={})
+    add("--site=NAME", "this site alone; repeatable", action="append", default=[])
+    add("--since=TIME", "nothing before this time", type=read_time, default=-math.inf)
+    add("--gaps", "with --prometheus: only holes between samples that it has", action="store_true")
     end = backfill.add_mutually_exclusive_group(required=True)
-    end.add_argument(
-        "--until",
-        type=read_time,
-        metavar="TIME",
-        help="nothing from this time on: RFC 3339, Unix seconds, or now for a TSDB that has never run",
-    )
-    end.add_argument(
-        "--prometheus",
-        type=read_url,
-        metavar="URL",
-        help="nothing from where a series begins in this Prometheus on; a password comes from ~/.netrc",
-    )
+    until = "nothing from this time on: RFC 3339, Unix seconds, or now for a TSDB that has never run"
+    add("--until=TIME", until, end, type=read_time)
+    url = "nothing from where a series begins in this Prometheus on; a password comes from ~/.netrc"
+    add("--prometheus=URL", url, end, type=read_url)
 
 
 def health_flags(health: Parser) -> None:
     """Add the flags of `health`."""
-    health.add_argument("--web.health-socket", type=Path, required=True, metavar="PATH", help="its socket")
-
-
-def _config_flag(parser: Parser) -> None:
-    text = f"the config; without the flag {DEFAULT_CONFIG} where it exists, else the environment"
-    parser.add_argument("--config.file", type=Path, metavar="PATH", help=text)
-
-
-def _web_config_flag(parser: Parser) -> None:
-    text = "TLS, basic authentication and headers, in the format of Prometheus' exporter-toolkit"
-    parser.add_argument("--web.config.file", type=Path, metavar="PATH", help=text)
+    health.flag("--web.health-socket=PATH", "its socket", type=Path, required=True)
 
 
 def _web_flags(parser: Parser, address: str) -> None:
-    add = parser.add_argument
+    add = parser.flag
     where = f"where to serve, IPv6 in brackets; repeatable (default: {address})"
-    add("--web.listen-address", action="append", metavar="HOST:PORT", help=where)
-    _web_config_flag(parser)
+    add("--web.listen-address=HOST:PORT", where, action="append")
+    add("--web.config.file=PATH", WEB_CONFIG, type=Path)
     url = "how others reach it: what /sd names (default: the Host that is asked)"
-    add("--web.external-url", type=read_url, metavar="URL", help=url)
-    add("--web.enable-lifecycle", action="store_true", help="allow POST /-/reload")
-    add("--web.health-socket", type=Path, metavar="PATH", help="a Unix socket for the health command")
+    add("--web.external-url=URL", url, type=read_url)
+    add("--web.enable-lifecycle", "allow POST /-/reload", action="store_true")
+    add("--web.health-socket=PATH", "a Unix socket for the health command", type=Path)
     _log_flags(parser, "info")
 
 
 def _world_flags(parser: Parser) -> None:
-    parser.add_argument("--seed", type=int, default=1, help="which simulated world (default: 1)")
-    parser.add_argument("--users", type=read_positive, default=100, help="users of each site (default: 100)")
+    parser.flag("--seed=SEED", "which simulated world (default: 1)", type=int, default=1)
+    parser.flag("--users=USERS", "users of each site (default: 100)", type=read_positive, default=100)
 
 
 def _log_flags(parser: Parser, level: str) -> None:
     levels, text = ("debug", "info", "warning", "error"), f"least level logged (default: {level})"
-    parser.add_argument("--log.level", choices=levels, default=level, help=text)
-    text = "(default: console on a terminal, else json)"
-    parser.add_argument("--log.format", choices=("console", "json"), help=text)
+    parser.flag("--log.level", text, choices=levels, default=level)
+    parser.flag("--log.format", "(default: console on a terminal, else json)", choices=("console", "json"))
 
 
 def read_shard(text: str) -> int | str:
@@ -461,9 +392,8 @@ def read_label(text: str) -> tuple[str, str]:
     """Return a label's name and value."""
     name, _, value = text.partition("=")
     if not (value and LABEL.fullmatch(name)) or name == "site" or not value.isprintable():
-        raise ArgumentTypeError(
-            f"{text!r} is not NAME=VALUE with a label of Prometheus' as the name; site is the samples' own"
-        )
+        form = "NAME=VALUE with a label of Prometheus' as the name"
+        raise ArgumentTypeError(f"{text!r} is not {form}; site is the samples' own")
     return name, value
 
 
@@ -474,10 +404,9 @@ def read_url(text: str) -> str:
         host, _ = url.hostname, url.port  # ValueError where the port is none
         if url.scheme in {"http", "https"} and host and not url.username:
             return text
-    raise ArgumentTypeError(  # without the text: it may hold a password
-        "write http://HOST:PORT, or https, with a path where there is one, and without a password "
-        "(--prometheus takes it from ~/.netrc)"
-    )
+    # Without the text: it may hold a password.
+    form = "http://HOST:PORT, or https, with a path where there is one, and without a password"
+    raise ArgumentTypeError(f"write {form} (--prometheus takes it from ~/.netrc)")
 
 
 def read_time(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import os
 import shutil
 from itertools import count
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import structlog
 from hypothesis import settings
 
 from exporter import config
 from exporter.clock import Clock, Now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # A property that holds is no failure on a busy machine, however long an example takes there.
 settings.register_profile("patient", deadline=None)
@@ -27,6 +29,17 @@ settings.load_profile("patient")
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 WALL = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Undo what a command does to logging: later tests on this process would capture no events."""
+    root = logging.getLogger()
+    level, handlers = root.level, [*root.handlers]
+    yield
+    structlog.reset_defaults()
+    root.handlers = handlers
+    root.setLevel(level)
 
 
 class VirtualTime:

@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-import structlog
 
 from exporter import __version__, simulator
 from exporter.cli import main
@@ -36,17 +34,11 @@ poll: {payout: {interval: 90s}}
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run in an empty directory and an environment without secrets; leave logging as it was."""
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logging_as_before: None) -> None:  # noqa: ARG001
+    """Run in an empty directory and an environment without secrets."""
     monkeypatch.chdir(tmp_path)
     for name in ("CRYPTOLOOT_SECRET", "CRYPTOLOOT_SECRET_FILE"):
         monkeypatch.delenv(name, raising=False)
-    root = logging.getLogger()
-    level, handlers = root.level, [*root.handlers]
-    yield
-    structlog.reset_defaults()
-    root.handlers = handlers
-    root.setLevel(level)
 
 
 def misused(*arguments: str) -> int | str | None:

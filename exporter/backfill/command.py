@@ -1,13 +1,13 @@
-"""The backfill command: check its options, ask the API and Prometheus, write the file."""
+"""The backfill command: check its flags, ask the API and Prometheus, write the file."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
-from argparse import ArgumentError
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from msgspec.structs import replace
 
@@ -21,6 +21,7 @@ from exporter.pages.own import OwnMetrics
 from exporter.polling.poller import poll_once
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import httpx
@@ -30,68 +31,57 @@ if TYPE_CHECKING:
     from exporter.config import Config
     from exporter.polling.poller import Failure
 
+    Tell = Callable[..., None]  # prints a text to stderr; `end` is what ends it, as print has it
+
 PROGRESS = 100_000  # samples between two reports of progress on a terminal
 
 
-class Options(NamedTuple):
-    """What the command line asks for. Times are Unix seconds, infinite where there is no bound."""
-
-    output: str
-    labels: Mapping[str, str]
-    sites: Sequence[str]
-    since: float
-    until: float
-    prometheus: str | None
-    gaps: bool
+class UsageError(Exception):
+    """Flags that contradict each other, the config, or the system; the text names the flag."""
 
 
-def backfill(
-    config: Config, options: Options, clock: Clock, user_agent: str, tell: Callable[..., None]
-) -> bool:
+def write_backfill(config: Config, flags: Namespace, clock: Clock, tell: Tell) -> bool:
     """Write the file; return whether every site answered. `tell` prints to stderr.
 
-    Raises ArgumentError where options contradict each other or the file cannot be written.
+    `flags` are the command's flags as parsed, with times in Unix seconds. `until` is None with `prometheus`.
+    Raises UsageError where flags contradict each other or the file cannot be written.
     """
-    _check(options, {site.name for site in config.sites})
-    if not {"job", "instance"} <= options.labels.keys():
-        tell(
-            "warning: without --label job=... and --label instance=... these become series of their own, "
-            "beside those that Prometheus scrapes"
-        )
+    _check(flags, {site.name for site in config.sites})
+    if not {"job", "instance"} <= flags.label.keys():
+        problem = "without --label job=... and --label instance=... these become series of their own"
+        tell(f"warning: {problem}, beside those that Prometheus scrapes")
     now = clock.now().wall
-    sources, failures = asyncio.run(poll_sources(config, options.sites, options.labels, clock, user_agent))
+    sources, failures = asyncio.run(poll_sources(config, flags.site, flags.label, clock))
     for site, history, _ in sources:
         if history.rows and history.meaning is Meaning.UNKNOWN:
             tell(f"note: what hashes of {site.name} mean is unknown, so no sums of hashes are written")
     try:
-        windows = asyncio.run(_windows(sources, options, now, tell))
+        windows = _windows(sources, flags, now, tell)
     except PrometheusError as error:
         tell(str(error))
         return False
     for name, endpoint, reason, detail in failures:
         tell(f"failed: {name} {endpoint}: {reason}: {detail}")
     if sources:
-        lines = exposition(sources, windows, options.since, now)
         try:
-            samples = _write(lines, options.output, tell)
+            samples = _write(exposition(sources, windows, flags.since, now), flags.output, tell)
         except BrokenPipeError:
             raise  # the reader has seen enough, which is no mistake
         except OSError as error:
-            raise ArgumentError(None, f"--output {options.output}: {error.strerror}") from error
-        tell(f"{samples:,} samples of {len(sources)} {'site' if len(sources) == 1 else 'sites'}")
+            raise UsageError(f"--output {flags.output}: {error.strerror}") from error
+        tell(f"{samples:,} samples of {len(sources)} site{'s' if len(sources) > 1 else ''}")
     return not failures
 
 
-def _check(options: Options, names: set[str]) -> None:
-    """Raise ArgumentError for options that are valid by themselves and not together."""
-    if unknown := sorted(set(options.sites) - names):
-        raise ArgumentError(
-            None, f"--site {unknown[0]}: the config has no such site; it has {', '.join(sorted(names))}"
-        )
-    if options.gaps and options.prometheus is None:
-        raise ArgumentError(None, "--gaps needs --prometheus: it says where the gaps are")
-    if options.since >= options.until:
-        raise ArgumentError(None, "--since is not before --until: nothing lies between")
+def _check(flags: Namespace, names: set[str]) -> None:
+    """Raise UsageError for flags that are valid by themselves and not together."""
+    if unknown := sorted(set(flags.site) - names):
+        known = ", ".join(sorted(names))
+        raise UsageError(f"--site {unknown[0]}: the config has no such site; it has {known}")
+    if flags.gaps and flags.prometheus is None:
+        raise UsageError("--gaps needs --prometheus: it says where the gaps are")
+    if flags.since >= (math.inf if flags.until is None else flags.until):
+        raise UsageError("--since is not before --until: nothing lies between")
 
 
 async def poll_sources(
@@ -99,40 +89,35 @@ async def poll_sources(
     names: Sequence[str],
     labels: Mapping[str, str],
     clock: Clock,
-    user_agent: str,
     *,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> tuple[list[Source], list[Failure]]:
     """Poll the history of these sites, or of all; return the sources that answered, and what failed."""
     config = replace(config, sites=tuple(site for site in config.sites if not names or site.name in names))
-    own = OwnMetrics(__version__, "unknown")
-    store, failures = await poll_once(
-        config, own, clock, user_agent=user_agent, endpoints=[HISTORY], transport=transport
-    )
+    own = OwnMetrics(__version__, "unknown")  # nobody reads them
+    store, failures = await poll_once(config, own, clock, endpoints=[HISTORY], transport=transport)
     failed = {failure.site for failure in failures}
     answered = [site for site in config.sites if site.name not in failed]
     sources = [source(site, store[site.name].state(HISTORY_COLLECTOR), labels) for site in answered]
     return sources, failures
 
 
-async def _windows(
-    sources: Sequence[Source], options: Options, now: float, tell: Callable[..., None]
-) -> Mapping[str, Windows]:
+def _windows(sources: Sequence[Source], flags: Namespace, now: float, tell: Tell) -> Mapping[str, Windows]:
     """Return where samples are to be written: before a time, or where Prometheus has none."""
-    if options.prometheus is None:
-        return windows_until(sources, options.until)
-    async with Prometheus(options.prometheus) as prometheus:
-        windows, end = await prometheus.missing(sources, options.since, now, gaps_only=options.gaps)
+    if flags.prometheus is None:
+        return windows_until(sources, flags.until)
+    prometheus = Prometheus(flags.prometheus)
+    windows, end = asyncio.run(prometheus.missing(sources, flags.since, now, gaps_only=flags.gaps))
     if end < now:
+        head = "Prometheus' head, which begins there (or is taken to, where it does not say)"
         tell(
             f"nothing from {datetime.fromtimestamp(end, UTC):%Y-%m-%dT%H:%M:%SZ} on: blocks must not overlap "
-            "Prometheus' head, which begins there (or is taken to, where it does not say); run this again "
-            "with --gaps in three hours for what is left"
+            f"{head}; run this again with --gaps in three hours for what is left"
         )
     return windows
 
 
-def _write(lines: Iterable[str], output: str, tell: Callable[..., None]) -> int:
+def _write(lines: Iterable[str], output: str, tell: Tell) -> int:
     """Write all lines, or leave a file as it was; return how many samples they are."""
     if output == "-":
         return _copy(lines, sys.stdout, tell)
@@ -150,7 +135,7 @@ def _write(lines: Iterable[str], output: str, tell: Callable[..., None]) -> int:
     return samples
 
 
-def _copy(lines: Iterable[str], file: TextIO, tell: Callable[..., None]) -> int:
+def _copy(lines: Iterable[str], file: TextIO, tell: Tell) -> int:
     samples = 0
     for line in lines:
         file.write(line)

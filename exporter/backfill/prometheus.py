@@ -7,7 +7,7 @@ import contextlib
 import math
 import netrc
 from itertools import pairwise
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 import msgspec
@@ -17,7 +17,7 @@ from exporter.collectors.history import SETTLED_TIMESTAMP
 from exporter.pages.text import series
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from exporter.backfill.samples import Source, Windows
     from exporter.collectors.metric import Metric
@@ -45,15 +45,9 @@ class Prometheus:
 
     def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._http = httpx.AsyncClient(base_url=url, transport=transport, timeout=TIMEOUT, trust_env=False)
-        self._host = self._http.base_url.netloc.decode()
+        self._name = f"Prometheus at {self._http.base_url.netloc.decode()}"
         with contextlib.suppress(OSError, netrc.NetrcParseError):  # most have none, and need none
             self._http.auth = httpx.NetRCAuth()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
 
     async def missing(
         self, sources: Sequence[Source], since: float, now: float, *, gaps_only: bool
@@ -63,17 +57,18 @@ class Prometheus:
         These are all before a series begins, or only its gaps; none reaches into the head. Raises
         PrometheusError.
         """
-        end = await self.head_start(now)
         windows: dict[str, Windows] = {}
-        for source in sources:
-            oldest = min((row.synctime for row in source.history.rows), default=now)
-            queries = [self.sample_times(source, metric, max(since, oldest), now) for metric in METRICS]
-            times = dict(zip(METRICS, await asyncio.gather(*queries), strict=True))
-            if not any(times.values()):
-                await self._reject_other_labels(source, now)
-            for metric in METRICS:
-                free = gaps(times[metric]) if gaps_only else [(-math.inf, min(times[metric], default=now))]
-                windows[source.series(metric)] = [(a, min(b, end)) for a, b in free if a < min(b, end)]
+        async with self._http:
+            end = await self.head_start(now)
+            for source in sources:
+                oldest = min((row.synctime for row in source.history.rows), default=now)
+                queries = [self.sample_times(source, metric, max(since, oldest), now) for metric in METRICS]
+                times_by_metric = dict(zip(METRICS, await asyncio.gather(*queries), strict=True))
+                if not any(times_by_metric.values()):
+                    await self._reject_other_labels(source, now)
+                for metric, times in times_by_metric.items():
+                    free = gaps(times) if gaps_only else [(-math.inf, min(times, default=now))]
+                    windows[source.series(metric)] = [(a, min(b, end)) for a, b in free if a < min(b, end)]
         return windows, end
 
     async def head_start(self, now: float) -> float:
@@ -82,7 +77,7 @@ class Prometheus:
         A block must not overlap it: after a restart Prometheus would drop from its log what is older than
         the newest block's end, of all series. Where no start is reported, the head has three hours at most.
         """
-        start, _ = await self._get(float, "/api/v1/status/tsdb", ("headStats", "minTime"))
+        start, _ = await self._get("/api/v1/status/tsdb", {}, float, "headStats", "minTime")
         return now - HEAD if start is None else min(now, start / 1000)
 
     async def sample_times(self, source: Source, metric: Metric, since: float, now: float) -> list[float]:
@@ -101,10 +96,8 @@ class Prometheus:
         ]
         for result in (*earlier, *recent):
             if more := sorted(result.metric.keys() - source.labels.keys() - {"__name__"}):
-                raise PrometheusError(
-                    f"Prometheus at {self._host} has {source.site.name} with more labels than --label "
-                    f"names: {', '.join(more)}"
-                )
+                problem = f"has {source.site.name} with more labels than --label names: {', '.join(more)}"
+                raise PrometheusError(f"{self._name} {problem}")
         times = {at for result in recent for at, _ in result.values if at > begin}
         return sorted(times | ({begin} if earlier else set()))
 
@@ -113,24 +106,19 @@ class Prometheus:
         selector = series(SETTLED_TIMESTAMP.name, {"site": source.site.name})
         for result in await self._query(f"last_over_time({selector}[1d])", now):
             labels = ", ".join(f"{name}={result.metric.get(name, '')}" for name in ("job", "instance"))
-            raise PrometheusError(
-                f"Prometheus at {self._host} has {source.site.name} under other labels ({labels}): give them "
-                "by --label, or there will be two of it"
-            )
+            problem = f"has {source.site.name} under other labels ({labels})"
+            raise PrometheusError(f"{self._name} {problem}: give them by --label, or there will be two of it")
 
     async def _query(self, expression: str, at: float) -> list[_Series]:
-        result, status = await self._get(
-            list[_Series], "/api/v1/query", ("result",), query=expression, time=str(at)
-        )
+        parameters = {"query": expression, "time": str(at)}
+        result, status = await self._get("/api/v1/query", parameters, list[_Series], "result")
         if result is not None:
             return result
-        raise PrometheusError(
-            f"Prometheus at {self._host}: no answer to a query, status {status}; is a path missing, as in "
-            "http://host/prometheus?"
-        )
+        problem = f"no answer to a query, status {status}"
+        raise PrometheusError(f"{self._name}: {problem}; is a path missing, as in http://host/prometheus?")
 
     async def _get(
-        self, kind: type[T], path: str, keys: Sequence[str], **parameters: str
+        self, path: str, parameters: Mapping[str, str], kind: type[T], *keys: str
     ) -> tuple[T | None, int]:
         """Return what is under `keys` of an answer's data, None where there is no such thing, and the status.
 
@@ -143,10 +131,10 @@ class Prometheus:
                 document = document[key]
             return msgspec.convert(document, kind), response.status_code
         except httpx.HTTPError as error:
-            problem = type(error).__name__
+            # Without the error's text: it may hold the URL.
+            raise PrometheusError(f"{self._name} cannot be reached: {type(error).__name__}") from None
         except (msgspec.MsgspecError, LookupError, TypeError, RecursionError, UnicodeDecodeError):
             return None, response.status_code
-        raise PrometheusError(f"Prometheus at {self._host} cannot be reached: {problem}")
 
 
 def gaps(times: Sequence[float]) -> Windows:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from exporter.collectors.metric import Metric
     from exporter.config import Site
 
+    Interval = tuple[range, Mapping[Metric, float]]  # times of the grid at which a site exports these values
     Windows = Sequence[tuple[float, float]]  # ascending; samples are written strictly between the two times
 
 STEP = 240  # seconds: below Prometheus' lookback of five minutes, so that graphs have no holes
@@ -42,13 +43,6 @@ class Source(NamedTuple):
     def series(self, metric: Metric) -> str:
         """Return a series of the site, as its sample lines and a query begin."""
         return series(metric.name, self.labels)
-
-
-class Interval(NamedTuple):
-    """Successive times of the grid at which a site exports the same values."""
-
-    times: range
-    values: Mapping[Metric, float]
 
 
 def source(site: Site, history: HistoryState, labels: Mapping[str, str]) -> Source:
@@ -94,7 +88,7 @@ def intervals(source: Source, since: float, now: float) -> list[Interval]:
         if view.settled < DAY_ROWS + (view.meaning == Meaning.CUMULATIVE):
             values.pop(DAY_HASHES, None)
         times = range(at, max(at + STEP, _next(min(until.wall, now))), STEP)
-        result.append(Interval(times, values))
+        result.append((times, values))
         at = times.stop
     return result
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import structlog
 
+from exporter import USER_AGENT
 from exporter.api.client import Client
 from exporter.api.errors import PollError
 from exporter.collectors.snapshot import Snapshot, Store
@@ -300,7 +301,6 @@ async def poll_once(
     own: OwnMetrics,
     clock: Clock,
     *,
-    user_agent: str,
     endpoints: Collection[Endpoint] = (),
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> tuple[Store, list[Failure]]:
@@ -309,7 +309,7 @@ async def poll_once(
     Return the data of each site, and the polls that failed. Raises ConfigError when no client can be made.
     """
     conceal(secrets_of(config))
-    store, client = Store(), Client(config.api, user_agent, transport)
+    store, client = Store(), Client(config.api, USER_AGENT, transport)
     try:
         return store, await Poller(store, own, clock).once(config, client, endpoints)
     finally:

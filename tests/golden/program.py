@@ -65,9 +65,9 @@ async def once(
     transport: httpx.AsyncBaseTransport,
 ) -> tuple[str, list[str]]:
     """Return what `check --online` finds: the metrics as text, and what failed, line by line."""
-    found = await app.check_online(config.parse(document, environ), _clock(*clock), transport)
-    failed = [": ".join(failure) for failure in found.failures]
-    return found.page, [*failed, *(": ".join(user) for user in found.refused)]
+    called = app.check_online(config.parse(document, environ), _clock(*clock), transport)
+    page, failures, refused = await called
+    return page, [": ".join(problem) for problem in (*failures, *refused)]
 
 
 async def backfilled(
@@ -87,15 +87,15 @@ async def backfilled(
     ticking = _clock(*clock)
     now = ticking.now().wall
     sources, failures = await poll_sources(
-        config.parse(document, environ), names, labels, ticking, app.USER_AGENT, transport=transport
+        config.parse(document, environ), names, labels, ticking, transport=transport
     )
     told = [": ".join(failure) for failure in failures]
     told += [f"{each.site.name}: hashes are {each.history.meaning}" for each in sources]
     windows: Mapping[str, Any] = windows_until(sources, until)
     if prometheus is not None:
         try:
-            async with Prometheus("http://prometheus:9090", prometheus) as asked:
-                windows, end = await asked.missing(sources, since, now, gaps_only=gaps)
+            asked = Prometheus("http://prometheus:9090", prometheus)
+            windows, end = await asked.missing(sources, since, now, gaps_only=gaps)
             told.append(f"until {end}")
         except PrometheusError as error:
             return "", [*told, str(error)]

@@ -42,7 +42,7 @@ def played(config: Config, answer: Any = None, **options: Any) -> tuple[Once, Ap
     own = OwnMetrics("0", "0")
 
     async def play() -> Once:
-        return await poll_once(config, own, time.clock, user_agent="test", transport=network, **options)
+        return await poll_once(config, own, time.clock, transport=network, **options)
 
     return asyncio.run(play()), api, network
 

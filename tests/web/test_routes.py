@@ -404,7 +404,7 @@ def page_after(path: str, document: object) -> dict[str, str]:
     async def play() -> dict[str, str]:
         config, time, own = parsed(poll={"history": {"interval": "1d"}}), VirtualTime(), OwnMetrics("0", "0")
         transport = httpx.MockTransport(lambda asked: reply(document if asked.url.path == path else None))
-        store, _ = await poll_once(config, own, time.clock, user_agent="test", transport=transport)
+        store, _ = await poll_once(config, own, time.clock, transport=transport)
         web, texts = web_of(), {}
         web.pages = Pages(store, own, time.now, config.sites)
         for format_ in Format:
