@@ -6,7 +6,7 @@ It is read from the file of `--web.config.file`, and can change while the export
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.config import ConfigError
 from exporter.config.problems import Problem
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from exporter.web.server import Server
 
-OPEN = WebConfig(tls=None, users={}, headers=(), notes=(), files=(), stamps=())
+OPEN = WebConfig(tls=None, users={}, headers=(), notes=(), stamps={})
 
 
 class PreparedWebConfig(NamedTuple):
@@ -45,7 +45,7 @@ class WebAccess:
     @property
     def scheme(self) -> str:
         """`https` or `http`."""
-        return "https" if config_file.tls_on(self.config) else "http"
+        return "https" if self.config.tls else "http"
 
     @property
     def restricted(self) -> bool:
@@ -59,24 +59,21 @@ class WebAccess:
             return PreparedWebConfig(OPEN, None)
         try:
             config = config_file.load(self._path)
+            return PreparedWebConfig(config, config_file.context(config.tls) if config.tls else None)
         except BadWebConfig as error:
             self._last_read = error
             raise
-        try:
-            return PreparedWebConfig(config, config_file.context(config.tls) if config.tls else None)
         except OSError as error:
-            problem = Problem("tls_server_config", f"cannot be used: {error.strerror}")
-        raise ConfigError([problem])
+            raise _tls_error(f"cannot be used: {error.strerror}") from None
 
     def prepare_reload(self) -> PreparedWebConfig:
         """Read the file again while a server runs: TLS stays on or off. Raises ConfigError."""
         prepared = self.prepare()
-        on = config_file.tls_on(prepared.config)
-        if on == config_file.tls_on(self.config):
-            return prepared
-        self._last_read = prepared.config
-        switched = "on" if on else "off"
-        raise ConfigError([Problem("tls_server_config", f"TLS is switched {switched}: that takes a restart")])
+        if bool(prepared.config.tls) != bool(self.config.tls):
+            self._last_read = prepared.config
+            switched = "on" if prepared.config.tls else "off"
+            raise _tls_error(f"TLS is switched {switched}: that takes a restart")
+        return prepared
 
     def apply(self, prepared: PreparedWebConfig) -> None:
         """Put a web configuration in force."""
@@ -94,22 +91,17 @@ class WebAccess:
             try:
                 await server.replace_tls(prepared.context, end_connections=rules_before != rules)
             except OSError as error:
-                problem = Problem("tls_server_config", f"no new listener can be made: {error.strerror}")
-                raise ConfigError([problem]) from None
+                raise _tls_error(f"no new listener can be made: {error.strerror}") from None
         self.apply(prepared)
 
     def changed(self) -> bool:
         """Whether the file, or one that it names, has changed since it was last read."""
-        last = self._last_read
-        return self._path is not None and config_file.stamps(self._path, last) != last.stamps
+        return config_file.current_stamps(self._last_read) != self._last_read.stamps
 
     def admits(self, transport: asyncio.Transport, /) -> bool:
         """Whether the client certificate of a connection has an allowed name."""
         tls = self.config.tls
-        if tls is None or not tls.allowed_sans:
-            return True
-        certificate: Any = transport.get_extra_info("peercert")
-        return config_file.san_allowed(certificate, tls)
+        return tls is None or config_file.san_allowed(transport.get_extra_info("peercert"), tls)
 
     async def verdict(self, authorization: bytes | None) -> Verdict:
         """Judge a request by its Authorization header."""
@@ -118,3 +110,7 @@ class WebAccess:
     def close(self) -> None:
         """Start no more checks of passwords."""
         self._authenticator.close()
+
+
+def _tls_error(message: str) -> ConfigError:
+    return ConfigError([Problem("tls_server_config", message)])

@@ -21,24 +21,18 @@ import os
 import re
 import ssl
 import tempfile
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from msgspec import UNSET, Meta, UnsetType
 
 from exporter.config import ConfigError, schema
 from exporter.config.problems import Problem, Problems
-from exporter.config.schema import Section, defaults
 from exporter.config.secret import CONTROL, SURROGATE, Secret, exposed, read_regular
 from exporter.config.values import Text
 from exporter.config.yamlfile import load_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 MAX_BYTES = 1 << 20  # of one file: no chain of certificates comes near
 SLOW_COST = 14  # the bcrypt cost from which one check takes about a second
@@ -62,18 +56,18 @@ SUITES = {
 }
 _SUITES_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
 _HTTP2_SUITES = {SUITES[f"TLS_ECDHE_{key}_WITH_AES_128_GCM_SHA256"] for key in ("ECDSA", "RSA")}
-_VERSIONS = {
-    "TLS10": ssl.TLSVersion.TLSv1,
-    "TLS11": ssl.TLSVersion.TLSv1_1,
-    "TLS12": ssl.TLSVersion.TLSv1_2,
-    "TLS13": ssl.TLSVersion.TLSv1_3,
-}
+# Go's names of the versions, with Python's.
+_VERSIONS = {"TLS10": "TLSv1", "TLS11": "TLSv1_1", "TLS12": "TLSv1_2", "TLS13": "TLSv1_3"}
 _POLICIES = {
     "NoClientCert": ssl.CERT_NONE,
     "RequestClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
+# What the toolkit can do and this exporter cannot.
+_NO_UNVERIFIED = "Python's ssl cannot ask for a certificate without verifying it"
+_NO_CURVES = "Python's ssl cannot choose among curves: remove it, OpenSSL's own choice is used"
+_NO_RATE_LIMIT = "the exporter limits no rates: remove it; pages are made beforehand, and bcrypt queues"
 # The headers and their allowed values; an empty tuple allows any value.
 _ALLOWED_HEADERS: dict[str, tuple[str, ...]] = {
     "Content-Security-Policy": (),
@@ -87,10 +81,7 @@ _ALLOWED_HEADERS: dict[str, tuple[str, ...]] = {
 def read_policy(value: object) -> str:
     """Return a policy for client certificates. Raises ValueError."""
     if value in ("RequireAnyClientCert", "RequireClientCert"):
-        raise ValueError(
-            "Python's ssl cannot ask for a certificate without verifying it: use RequireAndVerifyClientCert "
-            "with a client_ca_file"
-        )
+        raise ValueError(f"{_NO_UNVERIFIED}: use RequireAndVerifyClientCert with a client_ca_file")
     if not isinstance(value, str) or value not in _POLICIES:
         raise ValueError(f"expected one of {', '.join(_POLICIES)}")
     return value
@@ -129,16 +120,9 @@ def _mapping(value: object) -> dict[Any, Any]:
 _Version = Literal["TLS10", "TLS11", "TLS12", "TLS13"]
 _Mapping = Annotated[dict[str, str], Meta(extra={"read": _mapping})]
 _Sans = Annotated[list[Text], Meta(min_length=1, description="no certificate could match")]
-_Curves = Annotated[
-    Any, _rejected("Python's ssl cannot choose among curves: remove it, OpenSSL's own choice is used")
-]
-_RateLimit = Annotated[
-    Any,
-    _rejected("the exporter limits no rates: remove it; pages are made beforehand, and bcrypt queues"),
-]
 
 
-class TlsSection(Section):
+class TlsSection(schema.Section):
     """Certificate, client certificates, versions and ciphers."""
 
     cert: Text | UnsetType = UNSET
@@ -147,37 +131,37 @@ class TlsSection(Section):
     key_file: Text | UnsetType = UNSET
     client_ca: Text | UnsetType = UNSET
     client_ca_file: Text | UnsetType = UNSET
-    client_auth_type: Annotated[str, Meta(extra={"read": read_policy})] | UnsetType = UNSET
+    client_auth_type: Annotated[str, Meta(extra={"read": read_policy})] = "NoClientCert"
     client_allowed_sans: _Sans | UnsetType = UNSET
     min_version: _Version = "TLS12"
     max_version: _Version = "TLS13"
     cipher_suites: list[Annotated[str, Meta(extra={"read": read_suite})]] | UnsetType = UNSET
     prefer_server_cipher_suites: bool = True
-    curve_preferences: _Curves | UnsetType = UNSET
+    curve_preferences: Annotated[Any, _rejected(_NO_CURVES)] | UnsetType = UNSET
 
 
-class HttpSection(Section):
+class HttpSection(schema.Section):
     """HTTP/2, which the exporter does not speak, and the headers of every response."""
 
     http2: bool = True
     headers: _Mapping | UnsetType = UNSET
 
 
-class WebFile(Section):
+class WebFile(schema.Section):
     """The web configuration file."""
 
     tls_server_config: TlsSection | UnsetType = UNSET
     http_server_config: HttpSection | UnsetType = UNSET
     basic_auth_users: _Mapping | UnsetType = UNSET
-    rate_limit: _RateLimit | UnsetType = UNSET
+    rate_limit: Annotated[Any, _rejected(_NO_RATE_LIMIT)] | UnsetType = UNSET
 
 
 # Each of these keys switches TLS on.
-_ENABLING = ("cert", "cert_file", "key", "key_file", "client_ca", "client_ca_file", "client_auth_type")
+_ENABLING = {"cert", "cert_file", "key", "key_file", "client_ca", "client_ca_file", "client_auth_type"}
 
-# Identifies one state of a file; None is a missing file. The change time is part of it because chmod, which
-# can repair or break a file, changes nothing else.
-Stamp = tuple[int, int, int, int]
+# What identifies the state of each file; None is a missing file. The change time is part of it because chmod,
+# which can repair or break a file, changes nothing else.
+Stamps = Mapping[Path, tuple[int, ...] | None]
 Users = Mapping[str, Secret]  # user to bcrypt hash
 
 
@@ -204,26 +188,23 @@ class WebConfig:
     """The file as the program uses it. Equal ones mean the same, whichever file they come from.
 
     `users` maps users to bcrypt hashes and is empty without authentication. `headers` are ready for ASGI.
-    Each of `notes` names a setting that is accepted but unwise, or has another effect than it seems. `files`
-    are the files that the file names, each once. `stamps` equals `stamps(path, config)` until the file or
-    one of `files` changes.
+    Each of `notes` names a setting that is accepted but unwise, or has another effect than it seems.
+    `stamps` has the file and every file that it names, each as it was when it was read.
     """
 
     tls: Tls | None
     users: Users
     headers: tuple[tuple[bytes, bytes], ...]
     notes: tuple[str, ...] = field(compare=False)
-    files: tuple[Path, ...] = field(compare=False)
-    stamps: tuple[Stamp | None, ...] = field(compare=False)
+    stamps: Stamps = field(compare=False)
 
 
 class BadWebConfig(ConfigError):
-    """A web configuration that cannot be used. `files` and `stamps` are as in WebConfig, for another try."""
+    """A web configuration that cannot be used. `stamps` is as in WebConfig, for another try."""
 
-    def __init__(self, problems: Iterable[Problem], stamps: Mapping[Path, Stamp | None]) -> None:
+    def __init__(self, problems: Iterable[Problem], stamps: Stamps) -> None:
         super().__init__(problems)
-        self.files = tuple(stamps)[1:]
-        self.stamps = tuple(stamps.values())
+        self.stamps = stamps
 
 
 def load(path: Path) -> WebConfig:
@@ -231,20 +212,32 @@ def load(path: Path) -> WebConfig:
 
     Raises BadWebConfig, a ConfigError, with every problem.
     """
-    return _Loader(path).load()
+    loader, values = _Loader(path), UNSET
+    problems = loader.problems
+    try:
+        values = schema.read(load_yaml(loader.read(path), problems), WebFile, "", problems)
+    except ValueError as error:
+        problems.add("", str(error))
+    document: dict[str, Any] = values or {}
+    http = document.get("http_server_config", {})
+    if "http2" in http:
+        problems.warn("http_server_config.http2", "has no effect: the exporter speaks HTTP/1.1 alone")
+    tls = loader.tls(document.get(_TLS, {}), http.get("http2", True))
+    users = read_users(document.get(_USERS, {}), tls, problems)
+    if not users and _USERS in document:
+        problems.warn(_USERS, "names nobody: everybody is let in")
+    headers = read_headers(http.get("headers", {}), problems)
+    if problems.reported:
+        raise BadWebConfig(problems.reported, loader.stamps)
+    return WebConfig(tls, users, headers, tuple(problems.warnings), loader.stamps)
 
 
-def tls_on(config: WebConfig) -> bool:
-    """Whether the listener speaks TLS."""
-    return config.tls is not None
+def current_stamps(config: WebConfig | BadWebConfig) -> Stamps:
+    """Look at the files of a configuration. If equal to `config.stamps`, nothing has changed."""
+    return {file: _stamp(file) for file in config.stamps}
 
 
-def stamps(path: Path, config: WebConfig | BadWebConfig) -> tuple[Stamp | None, ...]:
-    """Look at the file and every file that it named. If equal to `config.stamps`, nothing has changed."""
-    return tuple(_stamp(file) for file in (path, *config.files))
-
-
-def _stamp(file: Path) -> Stamp | None:
+def _stamp(file: Path) -> tuple[int, ...] | None:
     try:
         status = file.stat()
     except (OSError, ValueError):  # ValueError: the path holds a NUL
@@ -258,201 +251,173 @@ class _Loader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problems = Problems({"": path.name})
-        self.stamps: dict[Path, Stamp | None] = {}
-        self.exposed: set[Path] = set()  # the files that others than the owner can reach
-
-    def load(self) -> WebConfig:
-        problems, values = self.problems, UNSET
-        try:
-            values = schema.read(load_yaml(self.read(self.path), problems), WebFile, "", problems)
-        except ValueError as error:
-            problems.add("", str(error))
-        if values is UNSET:
-            raise BadWebConfig(problems.reported, self.stamps)
-        http = values.get("http_server_config", {})
-        if "http2" in http:
-            problems.warn("http_server_config.http2", "has no effect: the exporter speaks HTTP/1.1 alone")
-        tls = self.tls(values.get(_TLS, {}), http.get("http2", True))
-        users = self.users(values.get(_USERS, {}), tls)
-        if not users and _USERS in values:
-            problems.warn(_USERS, "names nobody: everybody is let in")
-        headers = self.headers(http.get("headers", {}))
-        if problems.reported:
-            raise BadWebConfig(problems.reported, self.stamps)
-        notes, stamps = tuple(problems.warnings), tuple(self.stamps.values())
-        return WebConfig(tls, MappingProxyType(users), headers, notes, tuple(self.stamps)[1:], stamps)
+        self.stamps: dict[Path, tuple[int, ...] | None] = {}
+        self.exposed: dict[Path, bool] = {}  # whether others than the owner can reach a file
 
     def read(self, file: Path) -> bytes:
         """Return a regular file's content. Raises ValueError, which repeats neither path nor content."""
         # The stamp comes first: a file replaced in between is read once too often, never once too few.
         self.stamps.setdefault(file, _stamp(file))
         data, status = read_regular(file, MAX_BYTES)
-        if exposed(status):
-            self.exposed.add(file)
+        self.exposed[file] = exposed(status)
         if len(data) > MAX_BYTES:
             raise ValueError(f"is larger than {MAX_BYTES} bytes")
         return data
 
-    def entry(self, section: str, key: object, index: int) -> str:
-        """Return the path of a mapping's entry, by its number if the key may be a secret."""
-        path = f"{section}.{key}"
-        return path if path in self.problems.lines else f"{section}[{index}]"
-
-    def users(self, values: dict[Any, Any], tls: Tls | None) -> dict[str, Secret]:
-        problems, users, costs = self.problems, {}, set()
-        for index, (user, value) in enumerate(values.items()):
-            path = self.entry(_USERS, user, index)
-            bcrypt = _BCRYPT.fullmatch(value) if isinstance(value, str) else None
-            if not isinstance(user, str):
-                problems.add(path, "a user name is text: put it in quotes")
-            elif ":" in user or CONTROL.search(user) or SURROGATE.search(user):
-                problems.add(path, "a name with a colon or control characters can never log in: use another")
-            elif bcrypt is not None:
-                users[user] = Secret(bcrypt[0])
-                costs.add(int(bcrypt[1]))
-            elif value is not UNSET:
-                message = "expected a bcrypt hash such as `htpasswd -nBC 10 NAME` prints after the colon"
-                problems.add(path, message)
-        if costs and tls is None:
-            problems.warn(_USERS, "without TLS, passwords cross the network as plain text")
-        if len(costs) > 1:
-            numbers = ", ".join(map(str, sorted(costs)))
-            message = f"costs differ ({numbers}): the time of an answer can tell that a user exists; use one"
-            problems.warn(_USERS, message)
-        if costs and max(costs) >= SLOW_COST:
-            problems.warn(
-                _USERS, f"cost {max(costs)}: a check takes a second or more, and others wait for it"
-            )
-        return users
-
-    def headers(self, values: dict[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:
-        problems, headers = self.problems, []
-        for index, (name, value) in enumerate(values.items()):
-            path, allowed = self.entry(_HEADERS, name, index), _ALLOWED_HEADERS.get(name)
-            # YAML reads `X-XSS-Protection: 1` as a number. An empty value is the empty text.
-            text = str(value) if type(value) is int else "" if value is None else value
-            if allowed is None:
-                problems.add(path, f"cannot be configured; known here: {', '.join(_ALLOWED_HEADERS)}")
-            elif text is UNSET:
-                continue
-            elif not (isinstance(text, str) and re.fullmatch(r"[\x20-\x7e]*", text)):
-                problems.add(path, "expected text of printable ASCII characters; put it in quotes")
-            elif allowed and text not in allowed:
-                problems.add(path, f"expected {' or '.join(allowed)}")
-            elif text.strip():
-                headers.append((name.lower().encode(), text.strip().encode()))
-        return tuple(headers)
-
     def tls(self, values: dict[str, Any], http2: bool) -> Tls | None:
-        problems = self.problems
-        self.check_protocol(values, http2)
-        self.check_policy(values)
-        if not any(key in values or problems.has(f"{_TLS}.{key}") for key in _ENABLING):
+        problems, settings = self.problems, schema.defaults(TlsSection) | values
+        # A key with a fault is in the file, but not among the values.
+        keys = {key for key in schema.fields(TlsSection) if key in values or problems.has(f"{_TLS}.{key}")}
+        check_protocol(values, http2, problems)
+        check_policy(values, keys, problems)
+        if not keys & _ENABLING:
             if values:
                 problems.warn(_TLS, "without cert_file and key_file TLS is off")
             return None
         cert, key, client_ca = (self.pem(name, values) for name in ("cert", "key", "client_ca"))
-        for name, pem in (("cert", cert), ("key", key)):
-            if pem is None and not self.faulty(name):
+        for name in ("cert", "key"):
+            if not keys & {name, f"{name}_file"}:
                 message = f"{name}_file or {name} is missing: TLS takes both a certificate and its key"
                 problems.add(_TLS, message)
         if cert is None or key is None:
             return None
         fault = pair_fault(cert, key)
         if fault is not None:
-            problems.add(self.place(fault[0], values), fault[1])
+            problems.add(_place(fault[0], values), fault[1])
         if problems.reported:
             return None
-        settings = defaults(TlsSection) | values
         return Tls(
             cert=cert,
             key=Secret(key.decode("latin-1")),
             client_ca=client_ca,
-            verify=_POLICIES[values.get("client_auth_type", "NoClientCert")],
+            verify=_POLICIES[settings["client_auth_type"]],
             allowed_sans=frozenset(_plain_ip(san) for san in values.get("client_allowed_sans", ())),
-            minimum=_VERSIONS[settings["min_version"]],
-            maximum=_VERSIONS[settings["max_version"]],
+            minimum=ssl.TLSVersion[_VERSIONS[settings["min_version"]]],
+            maximum=ssl.TLSVersion[_VERSIONS[settings["max_version"]]],
             ciphers=tuple(values.get("cipher_suites", ())),
             prefer_server=settings["prefer_server_cipher_suites"],
         )
 
-    def check_protocol(self, values: dict[str, Any], http2: bool) -> None:
-        """Check versions and ciphers."""
-        problems, settings = self.problems, defaults(TlsSection) | values
-        low, high = settings["min_version"], settings["max_version"]
-        if low > high:
-            key = "max_version" if "max_version" in values else "min_version"
-            message = f"min_version {low} is above max_version {high}: no client could connect"
-            problems.add(f"{_TLS}.{key}", message)
-        for key in ("min_version", "max_version"):
-            if values.get(key) in ("TLS10", "TLS11") and refuses_old(ssl.OPENSSL_VERSION_INFO):
-                problems.add(f"{_TLS}.{key}", f"OpenSSL refuses {values[key]} here: use TLS12 or TLS13")
-        path, suites = f"{_TLS}.cipher_suites", {suite for suite in values.get("cipher_suites", ()) if suite}
-        if suites and low == "TLS13":
-            problems.warn(path, "has no effect with min_version: TLS13")
-        elif suites and http2 and not suites & _HTTP2_SUITES and not problems.has(path):
-            message = (
-                "has no AES_128_GCM_SHA256 suite, which HTTP/2 demands, so other exporters refuse this: "
-                "add one, or set http_server_config.http2: false"
-            )
-            problems.add(path, message)
-        if "prefer_server_cipher_suites" in values:
-            message = "holds up to TLS 1.2: the suites of TLS 1.3 and their order are OpenSSL's"
-            problems.warn(f"{_TLS}.prefer_server_cipher_suites", message)
-
-    def check_policy(self, values: dict[str, Any]) -> None:
-        """Check what the policy for client certificates needs, and what it makes useless."""
-        problems = self.problems
-        policy, path = values.get("client_auth_type", "NoClientCert"), f"{_TLS}.client_auth_type"
-        if problems.has(path):
-            return
-        ca = next((key for key in ("client_ca", "client_ca_file") if key in values), None)
-        if policy == "RequestClientCert":
-            message = (
-                "is taken as NoClientCert: Python's ssl cannot ask for a certificate without verifying it"
-            )
-            problems.warn(path, message)
-        elif ca is not None and policy == "NoClientCert":
-            message = "has no effect without client_auth_type: RequireAndVerifyClientCert"
-            problems.add(f"{_TLS}.{ca}", message)
-        if _POLICIES[policy] is ssl.CERT_NONE and "client_allowed_sans" in values:
-            message = "has no effect unless client_auth_type is one that verifies: RequireAndVerifyClientCert"
-            problems.add(f"{_TLS}.client_allowed_sans", message)
-        if _POLICIES[policy] is not ssl.CERT_NONE and ca is None and not self.faulty("client_ca"):
-            message = (
-                "without client_ca_file, a certificate of any CA that this system trusts lets a client in"
-            )
-            problems.warn(path, message)
-
-    def faulty(self, name: str) -> bool:
-        return any(self.problems.has(f"{_TLS}.{key}") for key in (name, f"{name}_file"))
-
-    def place(self, name: str, values: dict[str, Any]) -> str:
-        return f"{_TLS}.{name if name in values else f'{name}_file'}"
-
     def pem(self, name: str, values: dict[str, Any]) -> bytes | None:
         """Return the PEM of `name` or `name`_file; None if neither is set or there is a problem."""
-        problems, place = self.problems, self.place(name, values)
-        file = self.path.parent / values[f"{name}_file"] if f"{name}_file" in values else None
-        if name not in values and file is None:
-            return None
-        if name in values and file is not None:
+        problems, place = self.problems, _place(name, values)
+        inline, file_name = values.get(name, ""), values.get(f"{name}_file", "")
+        if inline and file_name:
             problems.add(f"{_TLS}.{name}_file", f"{name} is given too: keep one of them")
+        if bool(inline) == bool(file_name):
             return None
+        file = self.path if inline else self.path.parent / file_name
         try:
-            pem: bytes = values[name].encode() if file is None else self.read(file)
+            pem: bytes = inline.encode() or self.read(file)
         except ValueError as error:
-            relative = not Path(values[f"{name}_file"]).is_absolute()
-            hint = " (sought from the web config file's directory)" if relative else ""
+            hint = "" if Path(file_name).is_absolute() else " (sought from the web config file's directory)"
             problems.add(place, f"the file named here {error}{hint}")
             return None
-        if name == "key" and (file or self.path) in self.exposed:
-            message = "others than the owner can reach the file with the key: chmod 600 would stop them"
-            problems.warn(place, message)
         if name != "key" and not _trust(_server_context(), pem):
             problems.add(place, "holds no certificate that OpenSSL can read: PEM is expected")
             return None
+        if name == "key" and self.exposed[file]:
+            message = "others than the owner can reach the file with the key: chmod 600 would stop them"
+            problems.warn(place, message)
         return pem
+
+
+def _place(name: str, values: dict[str, Any]) -> str:
+    """Return the path of `name` or `name`_file, whichever is set."""
+    return f"{_TLS}.{name if name in values else f'{name}_file'}"
+
+
+def check_protocol(values: dict[str, Any], http2: bool, problems: Problems) -> None:
+    """Check versions and cipher suites."""
+    settings = schema.defaults(TlsSection) | values
+    low, high = settings["min_version"], settings["max_version"]
+    if low > high:
+        key = "max_version" if "max_version" in values else "min_version"
+        message = f"min_version {low} is above max_version {high}: no client could connect"
+        problems.add(f"{_TLS}.{key}", message)
+    for key in ("min_version", "max_version"):
+        if settings[key] in ("TLS10", "TLS11") and refuses_old(ssl.OPENSSL_VERSION_INFO):
+            problems.add(f"{_TLS}.{key}", f"OpenSSL refuses {settings[key]} here: use TLS12 or TLS13")
+    path, suites = f"{_TLS}.cipher_suites", set(values.get("cipher_suites", ())) - {UNSET}
+    if suites and low == "TLS13":
+        problems.warn(path, "has no effect with min_version: TLS13")
+    elif suites and http2 and not suites & _HTTP2_SUITES and not problems.has(path):
+        message = "has no AES_128_GCM_SHA256 suite, which HTTP/2 demands, so other exporters refuse this: "
+        problems.add(path, f"{message}add one, or set http_server_config.http2: false")
+    if "prefer_server_cipher_suites" in values:
+        message = "holds up to TLS 1.2: the suites of TLS 1.3 and their order are OpenSSL's"
+        problems.warn(f"{_TLS}.prefer_server_cipher_suites", message)
+
+
+def check_policy(values: dict[str, Any], keys: set[str], problems: Problems) -> None:
+    """Check what the policy for client certificates needs, and what it makes useless."""
+    policy, path = values.get("client_auth_type", "NoClientCert"), f"{_TLS}.client_auth_type"
+    if problems.has(path):
+        return
+    ca, verifies = _place("client_ca", values), _POLICIES[policy] is not ssl.CERT_NONE
+    if policy == "RequestClientCert":
+        problems.warn(path, f"is taken as NoClientCert: {_NO_UNVERIFIED}")
+    elif policy == "NoClientCert" and values.keys() & {"client_ca", "client_ca_file"}:
+        problems.add(ca, "has no effect without client_auth_type: RequireAndVerifyClientCert")
+    if "client_allowed_sans" in values and not verifies:
+        message = "has no effect unless client_auth_type is one that verifies: RequireAndVerifyClientCert"
+        problems.add(f"{_TLS}.client_allowed_sans", message)
+    if verifies and not keys & {"client_ca", "client_ca_file"}:
+        message = "without client_ca_file, a certificate of any CA that this system trusts lets a client in"
+        problems.warn(path, message)
+
+
+def read_users(values: dict[Any, Any], tls: Tls | None, problems: Problems) -> dict[str, Secret]:
+    """Return the users with their hashes."""
+    users, costs = {}, set()
+    for index, (user, value) in enumerate(values.items()):
+        path = _entry(_USERS, user, index, problems)
+        bcrypt = _BCRYPT.fullmatch(value) if isinstance(value, str) else None
+        if not isinstance(user, str):
+            problems.add(path, "a user name is text: put it in quotes")
+        elif ":" in user or CONTROL.search(user) or SURROGATE.search(user):
+            problems.add(path, "a name with a colon or control characters can never log in: use another")
+        elif bcrypt is not None:
+            users[user] = Secret(bcrypt[0])
+            costs.add(int(bcrypt[1]))
+        elif value is not UNSET:
+            message = "expected a bcrypt hash such as `htpasswd -nBC 10 NAME` prints after the colon"
+            problems.add(path, message)
+    numbers, slowest = ", ".join(map(str, sorted(costs))), max(costs, default=0)
+    if costs and tls is None:
+        problems.warn(_USERS, "without TLS, passwords cross the network as plain text")
+    if len(costs) > 1:
+        message = f"costs differ ({numbers}): the time of an answer can tell that a user exists; use one"
+        problems.warn(_USERS, message)
+    if slowest >= SLOW_COST:
+        problems.warn(_USERS, f"cost {slowest}: a check takes a second or more, and others wait for it")
+    return users
+
+
+def read_headers(values: dict[Any, Any], problems: Problems) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers of every response."""
+    headers = []
+    for index, (name, value) in enumerate(values.items()):
+        path, allowed = _entry(_HEADERS, name, index, problems), _ALLOWED_HEADERS.get(name)
+        # YAML reads `X-XSS-Protection: 1` as a number. An empty value is the empty text.
+        text = str(value) if type(value) is int else "" if value is None else value
+        if allowed is None:
+            problems.add(path, f"cannot be configured; known here: {', '.join(_ALLOWED_HEADERS)}")
+        elif text is UNSET:
+            continue
+        elif not (isinstance(text, str) and text.isascii() and text.isprintable()):
+            problems.add(path, "expected text of printable ASCII characters; put it in quotes")
+        elif allowed and text not in allowed:
+            problems.add(path, f"expected {' or '.join(allowed)}")
+        elif text.strip():
+            headers.append((name.lower().encode(), text.strip().encode()))
+    return tuple(headers)
+
+
+def _entry(section: str, key: object, index: int, problems: Problems) -> str:
+    """Return the path of a mapping's entry, by its number if the key may be a secret."""
+    path = f"{section}.{key}"
+    return path if path in problems.lines else f"{section}[{index}]"
 
 
 def refuses_old(version: tuple[int, ...]) -> bool:
@@ -523,13 +488,13 @@ def _server_context() -> ssl.SSLContext:
 def context(tls: Tls) -> ssl.SSLContext:
     """Return the server's context. Raises OSError if the system is out of file descriptors."""
     context = _server_context()
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.options |= (
+        ssl.OP_NO_RENEGOTIATION
+    )  # beside what Python sets: no compression, our order of ciphers
     if not tls.prefer_server:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_alpn_protocols(["http/1.1"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a user who configures TLS 1.1 knows
-        context.minimum_version, context.maximum_version = tls.minimum, tls.maximum
+    context.minimum_version, context.maximum_version = tls.minimum, tls.maximum
     if tls.ciphers:
         context.set_ciphers(":".join(tls.ciphers))
     context.verify_mode = tls.verify
