@@ -80,12 +80,13 @@ def update_totals(
     ignored = 0
     alone = frozenset((endpoint,))
     for user in users:
-        before = totals.get(user.name) or UserTotals(user.total, user.withdrawn, user.balance, (), alone)
+        name, total, withdrawn = user.name, user.total, user.withdrawn
+        before = totals.get(name) or UserTotals(total, withdrawn, user.balance, (), alone)
         endpoints = before.endpoints if endpoint in before.endpoints else before.endpoints | alone
-        if not before.pending and user.total >= before.total and user.withdrawn >= before.withdrawn:
-            seen[user.name] = UserTotals(user.total, user.withdrawn, user.balance, (), endpoints)
+        if not before.pending and total >= before.total and withdrawn >= before.withdrawn:
+            seen[name] = UserTotals(total, withdrawn, user.balance, (), endpoints)
         else:
-            seen[user.name], count = _judge(before, endpoint, user, endpoints)
+            seen[name], count = _judge(before, endpoint, user, endpoints)
             ignored += count
     if totals.keys() <= seen.keys():
         return seen, ignored
