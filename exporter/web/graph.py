@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from exporter.collectors.history_rows import DAY, HOUR, WEEK_ROWS
 
@@ -13,22 +13,12 @@ HOUR_WIDTH, HEIGHT, HEADROOM = 4, 96, 4
 WIDTH = HOUR_WIDTH * WEEK_ROWS
 
 
-class Graph(NamedTuple):
-    """A week of hourly hashrates as SVG paths: complete hours, the current ones, baseline, midnights."""
+def draw(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Draw the `history` of a document, which has a row.
 
-    settled: str
-    filling: str
-    baseline: str
-    midnights: str
-    peak: float  # hashes per second
-    first: float
-    last: float
-
-
-def draw(rows: Sequence[Mapping[str, Any]]) -> Graph | None:
-    """Draw the `history` of a document; None where there is none."""
-    if not rows:
-        return None
+    `settled`, `filling`, `baseline` and `midnights` are SVG paths: complete hours, the current ones, the
+    baseline, the starts of days. `peak` is in hashes per second; `first` and `last` are the times of rows.
+    """
     last = rows[-1]["synctime"]
     begin = last - (WEEK_ROWS - 1) * HOUR
     rows = [row for row in rows if row["synctime"] >= begin]
@@ -36,15 +26,15 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Graph | None:
 
     settled = [row for row in rows if row["settled"]]
     midnight = -begin % DAY / HOUR
-    return Graph(
-        settled=_steps(settled, "hashrate", begin, peak),
-        filling=_steps(rows[len(settled) :], "hashrate", begin, peak),
-        baseline=_steps(rows, "baseline", begin, peak, closed=False),
-        midnights="".join(f"M{_short(HOUR_WIDTH * (midnight + 24 * day))} 0V{HEIGHT}" for day in range(7)),
-        peak=peak,
-        first=rows[0]["synctime"],
-        last=last,
-    )
+    return {
+        "settled": _steps(settled, "hashrate", begin, peak),
+        "filling": _steps(rows[len(settled) :], "hashrate", begin, peak),
+        "baseline": _steps(rows, "baseline", begin, peak, closed=False),
+        "midnights": "".join(f"M{_short(HOUR_WIDTH * (midnight + 24 * day))} 0V{HEIGHT}" for day in range(7)),
+        "peak": peak,
+        "first": rows[0]["synctime"],
+        "last": last,
+    }
 
 
 def _steps(

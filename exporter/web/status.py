@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from base64 import b64encode
 from collections import Counter
@@ -18,16 +17,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlencode
 
-from exporter.collectors import all_users, history, history_rows, payout
-from exporter.collectors.registry import (
-    ALL_USERS_COLLECTOR,
-    COLLECTORS,
-    HISTORY_COLLECTOR,
-    PAYOUT_COLLECTOR,
-    USERS_COLLECTOR,
-    collector_visible,
-    polled_endpoints,
-)
+from exporter.collectors import all_users, history, history_rows, payout, registry
+from exporter.collectors.registry import collector_visible, polled_endpoints
 from exporter.web import graph, status_format
 
 if TYPE_CHECKING:
@@ -37,20 +28,23 @@ if TYPE_CHECKING:
 
     from exporter.clock import Now
     from exporter.collectors.collector import Collector
-    from exporter.collectors.history import HistoryView
     from exporter.collectors.metric import Metric
     from exporter.collectors.snapshot import PollRecord
     from exporter.config import Poll
     from exporter.endpoint import Endpoint
     from exporter.pages.pages import SitePage
 
+Document = dict[str, Any]  # plain data, as JSON has it
+
 PER_PAGE, MAX_PER_PAGE = 20, 500  # sites, each with a graph and a table
 STATES = ("stale", "failing", "waiting", "fresh")  # the worst first
+STATE_OF_LAST_POLL = {None: "waiting", False: "failing", True: "fresh"}  # while its values are exported
 HEADLINES: Mapping[Collector[Any, Any], Sequence[Metric]] = {
-    HISTORY_COLLECTOR: (history.HASHRATE, history.BASELINE, history.DAY_HASHES),
-    PAYOUT_COLLECTOR: (payout.PER_MILLION,),
-    ALL_USERS_COLLECTOR: (all_users.USERS, all_users.BALANCE),
+    registry.HISTORY_COLLECTOR: (history.HASHRATE, history.BASELINE, history.DAY_HASHES),
+    registry.PAYOUT_COLLECTOR: (payout.PER_MILLION,),
+    registry.ALL_USERS_COLLECTOR: (all_users.USERS, all_users.BALANCE),
 }
+SOURCE = files("exporter.web").joinpath("status.html").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -100,13 +94,6 @@ class Selection(NamedTuple):
     per_page: int = PER_PAGE
 
 
-class Ranking(NamedTuple):
-    """All sites with their states, the worst first, then by name; and how many sites have each state."""
-
-    sites: Sequence[tuple[str, SitePage]]
-    states: Mapping[str, int]
-
-
 def parse_selection(query: bytes) -> Selection:
     """Read `site=TEXT&page=NUMBER&per_page=NUMBER`; a number that cannot be read has its default."""
     fields = parse_qs(query.decode(errors="replace"))
@@ -122,11 +109,10 @@ def parse_selection(query: bytes) -> Selection:
 # --------------------------------------------------------------------------------------------------- the data
 
 
-def rank(pages: Iterable[SitePage], now: Now) -> Ranking:
-    """Judge all sites."""
+def rank(pages: Iterable[SitePage], now: Now) -> list[tuple[str, SitePage]]:
+    """Return all sites with their states, the worst first, then by name."""
     sites = [(worst(endpoint_states(page, now).values()), page) for page in pages]
-    sites.sort(key=lambda site: (STATES.index(site[0]), site[1].site.name))
-    return Ranking(sites, dict.fromkeys(STATES, 0) | Counter(state for state, _ in sites))
+    return sorted(sites, key=lambda site: (STATES.index(site[0]), site[1].site.name))
 
 
 def worst(states: Iterable[str]) -> str:
@@ -143,26 +129,27 @@ def endpoint_states(page: SitePage, now: Now) -> Mapping[Endpoint, str]:
     - `fresh`: the last poll succeeded
     """
     site, snapshot, _, _ = page
-    stale: set[Endpoint] = set()
-    for collector in COLLECTORS:
-        stale |= collector_visible(collector, site, snapshot, now).stale
-
-    def state(endpoint: Endpoint) -> str:
-        up = snapshot.record(endpoint).up
-        if up is None:
-            return "waiting"
-        return "stale" if endpoint in stale else "fresh" if up else "failing"
-
-    return {endpoint: state(endpoint) for _, endpoint, _ in polled_endpoints(site)}
+    visible = [collector_visible(collector, site, snapshot, now) for collector in registry.COLLECTORS]
+    stale = frozenset[str]().union(*(of_collector.stale for of_collector in visible))
+    states = {}
+    for _, endpoint, _ in polled_endpoints(site):
+        state = STATE_OF_LAST_POLL[snapshot.record(endpoint).up]
+        states[endpoint] = "stale" if endpoint in stale and state != "waiting" else state
+    return states
 
 
-def document(process: ProcessInfo, ranking: Ranking, selection: Selection, now: Now) -> dict[str, Any]:
-    """Return the status of the exporter and of one page of its sites, the worst of them first."""
-    text = selection.text.casefold()
-    matching = [page for _, page in ranking.sites if text in page.site.name.casefold()]
-    pages = max(1, math.ceil(len(matching) / selection.per_page))
-    number = min(max(selection.page, 1), pages)
-    start = (number - 1) * selection.per_page
+def document(
+    process: ProcessInfo, ranking: Sequence[tuple[str, SitePage]], selection: Selection, now: Now
+) -> Document:
+    """Return the status of the exporter and of one page of its sites, the worst of them first.
+
+    `ranking` is what `rank` returned for this `now`.
+    """
+    text, page, per_page = selection
+    matching = [site for _, site in ranking if text.casefold() in site.site.name.casefold()]
+    pages = max(1, (len(matching) + per_page - 1) // per_page)
+    page = min(max(page, 1), pages)
+    on_page = matching[(page - 1) * per_page : page * per_page]
     return {
         "version": process.version,
         "revision": process.revision,
@@ -174,47 +161,41 @@ def document(process: ProcessInfo, ranking: Ranking, selection: Selection, now: 
         "shard": {"number": process.shard, "of": process.total_shards},
         "metrics_page": {"bytes": process.full_bytes, "series": process.full_series},
         "standing_still": list(process.stuck_loops),
-        "states": ranking.states,
+        "states": dict.fromkeys(STATES, 0) | Counter(state for state, _ in ranking),
         "selection": {
-            "site": selection.text,
+            "site": text,
             "sites": len(matching),
-            "page": number,
+            "page": page,
             "pages": pages,
-            "per_page": selection.per_page,
+            "per_page": per_page,
         },
-        "sites": [
-            site_document(page, now, on_metrics=process.on_metrics)
-            for page in matching[start : start + selection.per_page]
-        ],
+        "sites": [site_document(site, now, on_metrics=process.on_metrics) for site in on_page],
     }
 
 
-def site_document(page: SitePage, now: Now, *, on_metrics: bool) -> dict[str, Any]:
+def site_document(page: SitePage, now: Now, *, on_metrics: bool) -> Document:
     """Return the status of one site."""
     site, snapshot, size, series = page
     states = endpoint_states(page, now)
-    view: HistoryView = collector_visible(HISTORY_COLLECTOR, site, snapshot, now).view
-    watched = snapshot.state(USERS_COLLECTOR).watched
+    views = {collector: collector_visible(collector, site, snapshot, now).view for collector in HEADLINES}
+    view: history.HistoryView = views[registry.HISTORY_COLLECTOR]
+    watched = snapshot.state(registry.USERS_COLLECTOR).watched
     path = "/metrics" if on_metrics else f"/probe?{urlencode({'target': site.name})}"
-    values: dict[str, float] = {}
-    for collector, metrics in HEADLINES.items():
-        families = collector.families(site, collector_visible(collector, site, snapshot, now).view)
-        exported = {family.metric.name: family.values[0] for family in families}
-        values |= {metric.name: exported[metric.name] for metric in metrics if metric.name in exported}
     return {
         "site": site.name,
         "state": worst(states.values()),
         "currency": site.currency,
         "api_host": site.api.host,
         "page": {"path": path, "bytes": size, "series": series},
-        "values": values,
+        "values": {
+            family.metric.name: family.values[0]
+            for collector, metrics in HEADLINES.items()
+            for family in collector.families(site, views[collector])
+            if family.metric in metrics
+        },
         "endpoints": [
-            {
-                **endpoint_document(endpoint, poll, snapshot.record(endpoint), states[endpoint]),
-                "old_rows": collector is HISTORY_COLLECTOR and view.old,
-                "outages": [outage._asdict() for outage in reversed(snapshot.record(endpoint).outages)],
-            }
-            for collector, endpoint, poll in polled_endpoints(site)
+            endpoint_document(endpoint, poll, snapshot.record(endpoint), states[endpoint], view)
+            for _, endpoint, poll in polled_endpoints(site)
         ],
         "refused_users": [
             {"user": f"watch_users[{place}]", "reason": reason}
@@ -224,13 +205,14 @@ def site_document(page: SitePage, now: Now, *, on_metrics: bool) -> dict[str, An
     }
 
 
-def endpoint_document(endpoint: Endpoint, poll: Poll, record: PollRecord, state: str) -> dict[str, Any]:
-    """Return what the record of an endpoint's polls says."""
-    last = record.outages[-1] if record.outages and record.up is False else None
+def endpoint_document(
+    endpoint: Endpoint, poll: Poll, record: PollRecord, state: str, view: history.HistoryView
+) -> Document:
+    """Return what the record of an endpoint's polls says; `view` is the history of the site."""
     return {
         "endpoint": endpoint,
         "state": state,
-        "last_result": None if record.up is None else last.reason if last else "success",
+        "last_result": "success" if record.up else record.outages[-1].reason if record.outages else None,
         "last_poll": record.last_poll,
         "last_poll_seconds": None if record.up is None else round(record.took, 3),
         "last_success": record.last_success or None,
@@ -240,10 +222,12 @@ def endpoint_document(endpoint: Endpoint, poll: Poll, record: PollRecord, state:
         "polls": record.polls,
         "failures": sum(record.failures.values()),
         "rejected_entries": record.rejected,
+        "old_rows": endpoint == history.HISTORY and view.old,
+        "outages": [outage._asdict() for outage in reversed(record.outages)],
     }
 
 
-def history_document(view: HistoryView) -> list[dict[str, Any]]:
+def history_document(view: history.HistoryView) -> list[Document]:
     """Return a week of rows with their baselines, which take the rows of one week more, and not all."""
     rows = view.rows[-2 * history_rows.WEEK_ROWS :]
     settled = view.settled - (len(view.rows) - len(rows))
@@ -263,34 +247,24 @@ def to_json(status: Mapping[str, Any]) -> bytes:
 
 def html(status: Mapping[str, Any], base: str) -> bytes:
     """Show a document; links begin with `base`, which is empty or ends with a slash."""
-    template, _ = _template()
-    return template.render(status=status, base=base).encode()
-
-
-def policy() -> bytes:
-    """Return the page's Content-Security-Policy: its own style, forms to itself, and nothing else."""
-    return _template()[1]
+    return _template().render(status=status, base=base).encode()
 
 
 @cache
-def _template() -> tuple[Template, bytes]:
+def policy() -> bytes:
+    """Return the page's Content-Security-Policy: its own style, forms to itself, and nothing else."""
+    style = SOURCE.partition("<style>")[2].partition("</style>")[0]
+    digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    rules = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'"
+    return f"{rules}; base-uri 'none'; frame-ancestors 'none'".encode()
+
+
+@cache
+def _template() -> Template:
     # Imported when the page is first asked for: without it the exporter starts a fifth faster.
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
 
-    source = files("exporter.web").joinpath("status.html").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals.update(graph=graph.draw, query=query, width=graph.WIDTH, height=graph.HEIGHT)
-    environment.filters.update(status_format.FILTERS)
-    style = source.partition("<style>")[2].partition("</style>")[0]
-    digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    rules = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'"
-    return environment.from_string(source), f"{rules}; base-uri 'none'; frame-ancestors 'none'".encode()
-
-
-def query(selection: Mapping[str, Any], page: int) -> str:
-    """Return the query of another page of the same selection."""
-    defaults = {"site": "", "per_page": PER_PAGE}
-    fields = {name: selection[name] for name in defaults if selection[name] != defaults[name]}
-    return "?" + urlencode({**fields, "page": page})
+    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.globals.update(graph=graph.draw, width=graph.WIDTH, height=graph.HEIGHT, usual_per_page=PER_PAGE)
+    jinja.filters.update(status_format.FILTERS)
+    return jinja.from_string(SOURCE)

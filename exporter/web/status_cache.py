@@ -6,14 +6,14 @@ import asyncio
 import gzip
 from typing import TYPE_CHECKING, Any
 
+from exporter.clock import NEVER, Now
 from exporter.web import status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from exporter.clock import Now
-    from exporter.pages.pages import Pages
-    from exporter.web.status import ProcessInfo, Ranking, Selection
+    from exporter.pages.pages import Pages, SitePage
+    from exporter.web.status import ProcessInfo, Selection
 
     Writer = Callable[[Mapping[str, Any]], bytes]
 
@@ -30,25 +30,22 @@ class StatusCache:
     def __init__(self, pages: Pages, now: Callable[[], Now], process_info: Callable[[], ProcessInfo]) -> None:
         self._pages, self._now, self._process_info = pages, now, process_info
         self._lock = asyncio.Lock()
-        self._ranked_at: Now | None = None
-        self._ranking: Ranking
+        self._ranked_at = NEVER
+        self._ranking: list[tuple[str, SitePage]] = []
         self._bodies: dict[tuple[Selection, Writer, bool], bytes] = {}
 
     async def body(self, selection: Selection, write: Writer, *, zipped: bool) -> bytes:
         """Return what `write` makes of the status of the selected sites."""
+        key = selection, write, zipped
         async with self._lock:
             now = self._now()
-            if self._ranked_at is None or not 0 <= now.mono - self._ranked_at.mono < MAX_AGE:
+            if not 0 <= now.mono - self._ranked_at.mono < MAX_AGE:
                 self._ranking = await asyncio.to_thread(status.rank, self._pages.overview(), now)
-                self._ranked_at = now
-                self._bodies.clear()
-            key = selection, write, zipped
+                self._ranked_at, self._bodies = now, {}
             if key not in self._bodies:
-                process, ranked_at = self._process_info(), self._ranked_at
-
-                def render() -> bytes:
-                    body = write(status.document(process, self._ranking, selection, ranked_at))
-                    return gzip.compress(body, GZIP_LEVEL) if zipped else body
-
-                self._bodies[key] = await asyncio.to_thread(render)
+                self._bodies[key] = await asyncio.to_thread(self._render, *key, self._process_info())
             return self._bodies[key]
+
+    def _render(self, selection: Selection, write: Writer, zipped: bool, process: ProcessInfo) -> bytes:
+        body = write(status.document(process, self._ranking, selection, self._ranked_at))
+        return gzip.compress(body, GZIP_LEVEL) if zipped else body

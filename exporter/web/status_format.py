@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
-SPANS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+SPANS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1, "s"))  # each with the next smaller one
 PREFIXES = ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k"))
-MILLISECOND = 0.001
 LEAST_AMOUNT = 1e-7  # eight decimals would round less to a digit or two
 
 
 def duration(seconds: float) -> str:
     """Write a duration with its two largest units: `2 h 5 min`; below a second in milliseconds."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms" if seconds >= MILLISECOND / 2 else "0 s"
-    largest = next(place for place, (span, _) in enumerate(SPANS) if seconds >= span)
-    units = SPANS[largest : largest + 2]
-    left, parts = round(seconds / units[-1][0]) * units[-1][0], []
-    for span, unit in units:
-        count, left = divmod(left, span)
-        parts.append(f"{count:.0f} {unit}" if count else "")
-    return " ".join(filter(None, parts))
+    for (span, unit), (part, part_unit) in pairwise(SPANS):
+        if seconds >= span:
+            count, left = divmod(round(seconds / part), span // part)
+            return f"{count} {unit} {left} {part_unit}" if left else f"{count} {unit}"
+    milliseconds = round(seconds * 1000)
+    return f"{milliseconds} ms" if milliseconds else "0 s"
 
 
 def age(seconds: float) -> str:
@@ -51,28 +48,9 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def hour(moment: float) -> str:
-    """Write a Unix time as `Tue 14 Nov 22:00 UTC`."""
-    return f"{datetime.fromtimestamp(moment, UTC):%a %d %b %H:%M} UTC"
+def time(moment: float, form: str) -> str:
+    """Write a Unix time in UTC; the form is one of strftime."""
+    return datetime.fromtimestamp(moment, UTC).strftime(form)
 
 
-def utc(moment: float) -> str:
-    """Write a Unix time as `2023-11-14 22:13:20 UTC`."""
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def iso(moment: float) -> str:
-    """Write a Unix time as `2023-11-14T22:13:20Z`."""
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-FILTERS = {
-    "duration": duration,
-    "age": age,
-    "amount": amount,
-    "si": si,
-    "size": size,
-    "hour": hour,
-    "utc": utc,
-    "iso": iso,
-}
+FILTERS = {write.__name__: write for write in (duration, age, amount, si, size, time)}

@@ -288,6 +288,12 @@ def test_whatever_is_known_is_shown(
     assert json.dumps(document(found, now=later(after)), allow_nan=False)
 
 
+def test_a_site_without_a_row_has_no_graph() -> None:
+    """Nothing is drawn of nothing."""
+    assert "<svg" in page(shown("a", well(SITE, hours(TOP, 1))))
+    assert "<svg" not in page(shown("a", WELL))
+
+
 def test_the_document_is_json() -> None:
     """All of it, a week of hours included, and the page shows it."""
     known = well(SITE, hours(TOP, 168, HOUR * 5, 5.0))
