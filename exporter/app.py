@@ -3,17 +3,18 @@
 Here, and nowhere else, the parts get the clocks, randomness and the network.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import platform
 import random
 import time
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import httpx
 import structlog
 from msgspec.structs import replace
 
@@ -22,28 +23,18 @@ from exporter.api.client import Client
 from exporter.clock import Clock, Now
 from exporter.collectors.registry import USERS_COLLECTOR
 from exporter.collectors.snapshot import Store
-from exporter.config import ConfigError
+from exporter.config import Config, ConfigError
 from exporter.config.sharding import WHOLE, Share
 from exporter.pages.own import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format
-from exporter.polling.poller import Poller, poll_once, secrets_of
-from exporter.web.access import WebAccess
+from exporter.polling.poller import Failure, Poller, poll_once, secrets_of
+from exporter.web.access import PreparedWebConfig, WebAccess
 from exporter.web.health import HealthSocket
 from exporter.web.listening import address_of, listen
 from exporter.web.routes import Hooks, Web
 from exporter.web.server import Server
 from exporter.web.status import LoadStatus, ProcessInfo
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
-    from pathlib import Path
-
-    import httpx
-
-    from exporter.config import Config
-    from exporter.polling.poller import Failure
-    from exporter.web.access import PreparedWebConfig
 
 logger = structlog.get_logger()
 

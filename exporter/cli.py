@@ -3,8 +3,6 @@
 It is longer than 400 lines because it has six commands and the name, form and help text of each flag.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib
@@ -16,10 +14,11 @@ import signal
 import socket
 import sys
 import time
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import structlog
@@ -33,10 +32,6 @@ from exporter.config.sharding import WHOLE, Share
 from exporter.web.health import ask_health
 from exporter.web.listening import AddressError, address_of, listen, raise_open_files
 from exporter.web.server import Server
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-    from collections.abc import Callable, Coroutine, Sequence
 
 FINE, FAILED, MISUSED = 0, 1, 2
 REVISION = "CRYPTOLOOT_EXPORTER_REVISION"  # set by the image's build

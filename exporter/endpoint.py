@@ -1,7 +1,5 @@
 """The names that every part shares: an endpoint of the API, and the reasons why a poll fails."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import NewType
 

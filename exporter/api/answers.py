@@ -8,8 +8,6 @@ that names its place as a JSON path. Values are untrusted personal data, so no e
 msgspec decodes a list in one pass. If that fails, the answer is read again, entry by entry.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from typing import Annotated, Any, Generic, TypeVar

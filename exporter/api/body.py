@@ -3,17 +3,12 @@
 httpx would inflate a chunk of 64 KiB to 64 MiB at once. So the raw bytes are read and inflated here.
 """
 
-from __future__ import annotations
-
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+
+import httpx
 
 from exporter.api.errors import InvalidJson, TooLarge
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    import httpx
 
 GZIP_WBITS = 31  # zlib's parameter for a gzip stream
 PIECE_BYTES = 64 * 1024  # inflated at once, and so the most that is ever inflated beyond the limit

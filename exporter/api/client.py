@@ -10,25 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import httpx
 
 from exporter.api import errors
 from exporter.api.answers import Refused, raise_for_error
 from exporter.api.body import read_body
+from exporter.api.errors import ApiError
+from exporter.config import Api
 from exporter.config.problems import ConfigError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
-
-    from exporter.api.errors import ApiError
-    from exporter.config import Api
-    from exporter.config.secret import Secret
-    from exporter.endpoint import Endpoint
+from exporter.config.secret import Secret
+from exporter.endpoint import Endpoint
 
 T = TypeVar("T")
 

@@ -26,18 +26,14 @@ cause or the context of ours, and no text here repeats what a server sent. The d
 the table of reasons in docs/metrics.md.
 """
 
-from __future__ import annotations
-
 import socket
 import ssl
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
 import httpx
 
 from exporter.endpoint import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class PollError(Exception):

@@ -1,37 +1,29 @@
 """The backfill command: check its flags, ask the API and Prometheus, write the file."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
+import httpx
 from msgspec.structs import replace
 
 from exporter import __version__
 from exporter.backfill.prometheus import Prometheus, PrometheusError
-from exporter.backfill.samples import exposition, source, windows_until
+from exporter.backfill.samples import Source, Windows, exposition, source, windows_until
+from exporter.clock import Clock
 from exporter.collectors.history import HISTORY
 from exporter.collectors.history_rows import Meaning
 from exporter.collectors.registry import HISTORY_COLLECTOR
+from exporter.config import Config
 from exporter.pages.own import OwnMetrics
-from exporter.polling.poller import poll_once
+from exporter.polling.poller import Failure, poll_once
 
-if TYPE_CHECKING:
-    from argparse import Namespace
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    import httpx
-
-    from exporter.backfill.samples import Source, Windows
-    from exporter.clock import Clock
-    from exporter.config import Config
-    from exporter.polling.poller import Failure
-
-    Tell = Callable[..., None]  # prints a text to stderr; `end` is what ends it, as print has it
+Tell = Callable[..., None]  # prints a text to stderr; `end` is what ends it, as print has it
 
 PROGRESS = 100_000  # samples between two reports of progress on a terminal
 

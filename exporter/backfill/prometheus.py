@@ -1,26 +1,20 @@
 """What a Prometheus already has of a site's series, so that only what is missing is written."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import math
 import netrc
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import httpx
 import msgspec
 
-from exporter.backfill.samples import METRICS
+from exporter.backfill.samples import METRICS, Source, Windows
 from exporter.collectors.history import SETTLED_TIMESTAMP
+from exporter.collectors.metric import Metric
 from exporter.pages.text import series
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from exporter.backfill.samples import Source, Windows
-    from exporter.collectors.metric import Metric
 
 T = TypeVar("T")
 

@@ -5,28 +5,29 @@ reach, there is none. Times are Unix seconds. Samples lie on a grid of four minu
 when the command runs, so that a second run over the same rows writes the same bytes.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from exporter.clock import Now
 from exporter.collectors.collector import Reading
-from exporter.collectors.history import BASELINE, DAY_HASHES, HASHRATE, ROW_HASHES, SETTLED_TIMESTAMP
+from exporter.collectors.history import (
+    BASELINE,
+    DAY_HASHES,
+    HASHRATE,
+    ROW_HASHES,
+    SETTLED_TIMESTAMP,
+    HistoryState,
+)
 from exporter.collectors.history_rows import Meaning
+from exporter.collectors.metric import Metric
 from exporter.collectors.registry import HISTORY_COLLECTOR
+from exporter.config import Site
 from exporter.pages.text import Format, header, number, series
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from exporter.collectors.history import HistoryState
-    from exporter.collectors.metric import Metric
-    from exporter.config import Site
-
-    Interval = tuple[range, Mapping[Metric, float]]  # times of the grid at which a site exports these values
-    Windows = Sequence[tuple[float, float]]  # ascending; samples are written strictly between the two times
+Interval = tuple[range, Mapping[Metric, float]]  # times of the grid at which a site exports these values
+Windows = Sequence[tuple[float, float]]  # ascending; samples are written strictly between the two times
 
 STEP = 240  # seconds: below Prometheus' lookback of five minutes, so that graphs have no holes
 DAY_ROWS = 24

@@ -1,25 +1,19 @@
 """`/user/list`: the sums over all users, page after page. Nothing else of the pages is kept."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from math import fsum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from exporter.api.answers import decode_user_page
 from exporter.api.client import Request
 from exporter.api.errors import InvalidPage, InvalidResponse, TooLarge
-from exporter.collectors.collector import Collector, Reading, Step, Traits, Visible
+from exporter.clock import Now
+from exporter.collectors.collector import Ask, Collector, Reading, Step, Traits, Visible
 from exporter.collectors.metric import Family, MetricList
+from exporter.config import Poll, Site
+from exporter.config.sections import AllUsersPoll
 from exporter.endpoint import Endpoint, Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from exporter.clock import Now
-    from exporter.collectors.collector import Ask
-    from exporter.config import Poll, Site
-    from exporter.config.sections import AllUsersPoll
 
 ALL_USERS = Endpoint("/user/list")
 RESTARTS = 3  # a page is named by a user, who can be gone by the time the page is asked for

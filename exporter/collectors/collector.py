@@ -5,21 +5,16 @@ visible at a moment and until when, and which families it becomes. The poll loop
 and the docs know collectors only through this interface.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
+from exporter.api.client import Request
 from exporter.clock import NEVER, Now
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from exporter.api.client import Request
-    from exporter.collectors.metric import Family, Metric
-    from exporter.config import Poll, Site
-    from exporter.endpoint import Endpoint, Reason
+from exporter.collectors.metric import Family, Metric
+from exporter.config import Poll, Site
+from exporter.endpoint import Endpoint, Reason
 
 T = TypeVar("T")
 Value_co = TypeVar("Value_co", covariant=True)

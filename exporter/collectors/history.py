@@ -1,25 +1,19 @@
 """`/stats/history`: a week of hourly rows, of which the last complete hour is what alerts judge."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from exporter.api.answers import History, HistoryRow, decode_history
 from exporter.api.client import Request
 from exporter.clock import Now
 from exporter.collectors import history_rows
-from exporter.collectors.collector import Collector, LogLine, Reading, Step, Traits, Visible, next_moment
+from exporter.collectors.collector import Ask, Collector, LogLine, Reading, Step, Traits, Visible, next_moment
 from exporter.collectors.history_rows import BASELINE_SAMPLES, SETTLED_AFTER, Meaning
 from exporter.collectors.metric import Expiry, Family, MetricList
+from exporter.config import Poll, Site
 from exporter.endpoint import Endpoint
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from exporter.collectors.collector import Ask
-    from exporter.config import Poll, Site
 
 HISTORY = Endpoint("/stats/history")
 METRICS = MetricList(HISTORY)

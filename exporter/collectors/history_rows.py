@@ -4,18 +4,13 @@ Rows are in the form that `tidy` returns: ascending by `synctime` (Unix seconds,
 each `synctime` once.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from exporter.api.answers import HistoryRow
+from exporter.api.answers import HistoryRow
 
 HOUR = 3600
 DAY = 24 * HOUR

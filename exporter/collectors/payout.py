@@ -1,21 +1,15 @@
 """`/stats/payout`: what a million hashes earn, and the network's difficulty."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from exporter.api.answers import Payout, decode_payout
 from exporter.api.client import Request
-from exporter.collectors.collector import Collector, Reading, Step, Traits, Visible
+from exporter.clock import Now
+from exporter.collectors.collector import Ask, Collector, Reading, Step, Traits, Visible
 from exporter.collectors.metric import Expiry, Family, MetricList
+from exporter.config import Poll, Site
 from exporter.endpoint import Endpoint
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from exporter.clock import Now
-    from exporter.collectors.collector import Ask
-    from exporter.config import Poll, Site
 
 PAYOUT = Endpoint("/stats/payout")
 METRICS = MetricList(PAYOUT)

@@ -1,19 +1,13 @@
 """Metrics about a site's config and polls: the same for every endpoint, so no collector owns them."""
 
-from __future__ import annotations
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from typing import TYPE_CHECKING, NamedTuple
-
+from exporter.collectors.collector import Traits
 from exporter.collectors.metric import Expiry, Family, Metric, MetricList
-from exporter.endpoint import COMMON_REASONS, Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from exporter.collectors.collector import Traits
-    from exporter.collectors.snapshot import PollRecord
-    from exporter.config import Poll, Site
-    from exporter.endpoint import Endpoint
+from exporter.collectors.snapshot import PollRecord
+from exporter.config import Poll, Site
+from exporter.endpoint import COMMON_REASONS, Endpoint, Reason
 
 METRICS = MetricList("polls", Expiry.NEVER, labels="site endpoint")
 SITE_INFO = METRICS.gauge(

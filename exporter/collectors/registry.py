@@ -1,26 +1,20 @@
 """The collectors, and what pages and poll loops need of all of them together."""
 
-from __future__ import annotations
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
+from exporter.clock import Now
 from exporter.collectors import poll_metrics
 from exporter.collectors.all_users import AllUsersCollector
-from exporter.collectors.collector import Visible
+from exporter.collectors.collector import Collector, Visible
 from exporter.collectors.history import HistoryCollector
+from exporter.collectors.metric import Family
 from exporter.collectors.payout import PayoutCollector
 from exporter.collectors.poll_metrics import PolledEndpoint
+from exporter.collectors.snapshot import Snapshot
 from exporter.collectors.users import UsersCollector
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from exporter.clock import Now
-    from exporter.collectors.collector import Collector
-    from exporter.collectors.metric import Family
-    from exporter.collectors.snapshot import Snapshot
-    from exporter.config import Poll, Site
-    from exporter.endpoint import Endpoint
+from exporter.config import Poll, Site
+from exporter.endpoint import Endpoint
 
 PAYOUT_COLLECTOR = PayoutCollector()
 HISTORY_COLLECTOR = HistoryCollector()

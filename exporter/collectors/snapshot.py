@@ -5,14 +5,12 @@ A poll makes a new `Snapshot` and publishes it by reference, so readers never se
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from exporter.collectors.collector import Collector
-    from exporter.endpoint import Endpoint, Reason
+from exporter.collectors.collector import Collector
+from exporter.endpoint import Endpoint, Reason
 
 State = TypeVar("State")
 

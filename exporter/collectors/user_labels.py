@@ -1,16 +1,10 @@
 """User names as labels: untrusted personal data made safe, or replaced by a keyed hash."""
 
-from __future__ import annotations
-
 import hmac
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
-from exporter.api.answers import Entries, User
-
-if TYPE_CHECKING:
-    from exporter.api.answers import Users
-    from exporter.config import Site
+from exporter.api.answers import Entries, User, Users
+from exporter.config import Site
 
 LABEL_BYTES = 128  # longer names are cut: a visitor chooses the name, Prometheus stores it
 

@@ -6,19 +6,14 @@ an answer below half of the mark, then the same endpoint's next answer below hal
 other endpoint at or above half in between.
 """
 
-from __future__ import annotations
-
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from exporter.api.answers import User
-    from exporter.endpoint import Endpoint
+from exporter.api.answers import User
+from exporter.endpoint import Endpoint
 
 ABSENT_USERS = 1024  # how many users outside the last answers keep their marks, per site
 

@@ -3,30 +3,23 @@
 Both endpoints answer for the same users, so they share the totals: a user of both is one series.
 """
 
-from __future__ import annotations
-
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from exporter.api.answers import Entries, User, Users, decode_balance, decode_top_users
 from exporter.api.client import Request
 from exporter.api.errors import MissingInput, PollError, UnknownUser, UserRefused
-from exporter.collectors.collector import Collector, LogLine, Reading, Step, Traits, Visible
+from exporter.clock import Now
+from exporter.collectors.collector import Ask, Collector, LogLine, Reading, Step, Traits, Visible
 from exporter.collectors.metric import Expiry, Family, MetricList
 from exporter.collectors.user_labels import label_users, names_key, user_label
-from exporter.collectors.user_totals import update_totals, without_endpoint
+from exporter.collectors.user_totals import UserTotals, update_totals, without_endpoint
+from exporter.config import Poll, Site
 from exporter.endpoint import USER_REASONS, Endpoint, Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from exporter.clock import Now
-    from exporter.collectors.collector import Ask
-    from exporter.collectors.user_totals import UserTotals
-    from exporter.config import Poll, Site
 
 TOP_USERS = Endpoint("/user/top")
 BALANCES = Endpoint("/user/balance")

@@ -3,8 +3,6 @@
 Each metric is defined where its value comes from: in `collectors/`, by endpoint, and in `pages/own.py`.
 """
 
-from __future__ import annotations
-
 from exporter.collectors.registry import SITE_METRICS
 from exporter.pages.own import OWN_METRICS
 

@@ -1,19 +1,13 @@
 """One exposition at one moment: the text of families by site, and the finished bytes made of it."""
 
-from __future__ import annotations
-
 import gzip
+from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING
 
 from exporter.collectors.registry import SITE_METRICS
 from exporter.pages.text import Format, header, to_openmetrics
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    # The sample lines of one site, a text for each of SITE_METRICS; None where there are no samples.
-    SiteText = tuple[bytes | None, ...]
+SiteText = tuple[bytes | None, ...]
 
 GZIP_LEVEL = 1  # twice the size of level 9 in a tenth of its time; the next scrape is seconds away
 HEADERS = {format_: tuple(header(metric, format_) for metric in SITE_METRICS) for format_ in Format}

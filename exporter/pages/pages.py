@@ -4,26 +4,20 @@ A site's families are rendered when its data has changed, or when time has chang
 finished when it is first asked for, and kept until something changes.
 """
 
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client.exposition import generate_latest
 
 from exporter.clock import NEVER, Now
 from exporter.collectors.registry import SITE_FAMILIES, SITE_METRICS, site_visible
-from exporter.pages.page import NO_SITE, Page, header_bytes
+from exporter.collectors.snapshot import Snapshot, Store
+from exporter.config import Site
+from exporter.pages.own import OwnMetrics
+from exporter.pages.page import NO_SITE, Page, SiteText, header_bytes
 from exporter.pages.text import Format, lines
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from exporter.collectors.snapshot import Snapshot, Store
-    from exporter.config import Site
-    from exporter.pages.own import OwnMetrics
-    from exporter.pages.page import SiteText
 
 OWN_MAX_AGE = 1.0  # seconds: how old the exporter's own metrics may be in a scrape
 RETRY = 10.0  # seconds until a site that could not be rendered is tried again

@@ -4,16 +4,11 @@ The sample lines of both formats are the same bytes; only the headers and the en
 renders eight times slower; its bytes are what the property tests hold these functions to.
 """
 
-from __future__ import annotations
-
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from exporter.collectors.metric import Family, Metric
+from exporter.collectors.metric import Family, Metric
 
 GO_EXPONENT, PYTHON_EXPONENT = 1e6, 1e16  # from which on they write a float with one
 _EXPONENTS = [f"e+{digits - 1:02}" for digits in range(17)]  # by digits before the point

@@ -1,23 +1,17 @@
 """What is polled, and what a reload of the config does to the poll loops: pure functions of jobs."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from exporter.collectors.collector import Collector
 from exporter.collectors.registry import COLLECTORS, polled_endpoints
-from exporter.collectors.snapshot import Snapshot
+from exporter.collectors.snapshot import Snapshot, Store
+from exporter.config import Config, Poll, Site
+from exporter.endpoint import Endpoint
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from exporter.collectors.collector import Collector
-    from exporter.collectors.snapshot import Store
-    from exporter.config import Config, Poll, Site
-    from exporter.endpoint import Endpoint
-
-    Key = tuple[str, Endpoint]  # site name and endpoint: what one poll loop is for
+Key = tuple[str, Endpoint]  # site name and endpoint: what one poll loop is for
 
 
 @dataclass(frozen=True)

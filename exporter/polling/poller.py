@@ -7,34 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
+import httpx
 import structlog
 
 from exporter import USER_AGENT
-from exporter.api.client import Client
+from exporter.api.client import Client, Request
 from exporter.api.errors import PollError
+from exporter.clock import Clock, Now
 from exporter.collectors.snapshot import Snapshot, Store
-from exporter.config.secret import SecretReader
+from exporter.config import Config
+from exporter.config.secret import Secret, SecretReader
+from exporter.endpoint import Endpoint, Reason
 from exporter.log import conceal
-from exporter.polling.jobs import carried, jobs_of, plan
+from exporter.pages.own import OwnMetrics
+from exporter.polling.jobs import Job, Key, carried, jobs_of, plan
 from exporter.polling.schedule import Schedule, first_due, phase, retry_after_seconds
 from exporter.polling.slots import Slots
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    import httpx
-
-    from exporter.api.client import Request
-    from exporter.clock import Clock, Now
-    from exporter.config import Config
-    from exporter.config.secret import Secret
-    from exporter.endpoint import Endpoint, Reason
-    from exporter.pages.own import OwnMetrics
-    from exporter.polling.jobs import Job, Key
 
 T = TypeVar("T")
 

@@ -10,12 +10,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from math import floor
-from typing import TYPE_CHECKING
 
-from exporter.endpoint import Reason
-
-if TYPE_CHECKING:
-    from exporter.endpoint import Endpoint
+from exporter.endpoint import Endpoint, Reason
 
 LONGEST_BACKOFF = 300.0  # seconds, unless the interval is longer
 LONGEST_RETRY_AFTER = 3600.0  # seconds

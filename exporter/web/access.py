@@ -3,22 +3,17 @@
 It is read from the file of `--web.config.file`, and can change while the exporter runs.
 """
 
-from __future__ import annotations
-
+import asyncio
 import ssl
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from exporter.config import ConfigError
 from exporter.config.problems import Problem
 from exporter.web import config_file
 from exporter.web.auth import Authenticator, Verdict
 from exporter.web.config_file import BadWebConfig, WebConfig
-
-if TYPE_CHECKING:
-    import asyncio
-    from pathlib import Path
-
-    from exporter.web.server import Server
+from exporter.web.server import Server
 
 OPEN = WebConfig(tls=None, users={}, headers=(), notes=(), stamps={})
 

@@ -12,8 +12,6 @@ No problem and no note repeats a hash, a PEM, a path of the file system or text 
 mistake, because `/-/reload` answers with problems.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import ipaddress

@@ -3,14 +3,10 @@
 No sockets and no timers here: `server` reports events and carries out what the table says.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from itertools import chain
-from typing import TYPE_CHECKING, Generic, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 

@@ -1,13 +1,9 @@
 """A week of hourly hashrates as SVG paths: what the status page draws of a site."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from exporter.collectors.history_rows import DAY, HOUR, WEEK_ROWS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 HOUR_WIDTH, HEIGHT, HEADROOM = 4, 96, 4
 WIDTH = HOUR_WIDTH * WEEK_ROWS

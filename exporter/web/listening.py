@@ -1,14 +1,9 @@
 """Listening sockets: addresses as text, sockets bound to them, the limit of open files."""
 
-from __future__ import annotations
-
 import contextlib
 import resource
 import socket
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Sequence
 
 BACKLOG = 1024
 SEND_BUFFER = 128 * 1024  # bytes the kernel keeps of what a client does not read; its default is up to 4 MiB

@@ -1,14 +1,9 @@
 """Content negotiation of a scrape: which format its Accept header prefers, and whether it takes gzip."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from exporter.pages.text import Format
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 PREFERENCES = 256  # results that are remembered; scrapers send a handful of headers
 # How specific a media range is about each format that it matches; of two that match, the higher one counts.

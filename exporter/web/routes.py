@@ -1,27 +1,22 @@
 """The ASGI app: one table of paths, and a small function for each of them."""
 
-from __future__ import annotations
-
 import json
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from exporter.clock import Now
+from exporter.pages.pages import Pages
 from exporter.pages.text import Format
 from exporter.web import status
+from exporter.web.access import WebAccess
 from exporter.web.auth import Verdict
 from exporter.web.negotiation import preferences
+from exporter.web.status import ProcessInfo
 from exporter.web.status_cache import StatusCache
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-    from exporter.clock import Now
-    from exporter.pages.pages import Pages
-    from exporter.web.access import WebAccess
-    from exporter.web.status import ProcessInfo
-
-    Field = tuple[bytes, bytes]  # of a header
+Field = tuple[bytes, bytes]  # of a header
 
 HEADER_LENGTH = 1024  # a longer Accept header is not a scraper's
 PIECE = 256 * 1024  # bytes of a body that are sent at once

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import socket
+import ssl
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from exporter.web.connections import TRANSITIONS, Connections, Deadline, Event, State
 from exporter.web.listening import BACKLOG
-
-if TYPE_CHECKING:
-    import socket
-    import ssl
-    from collections.abc import Iterator
 
 Admission = Callable[[asyncio.Transport], bool]  # judges a connection by its transport, once TLS is up
 

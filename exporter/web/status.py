@@ -11,28 +11,26 @@ import json
 import re
 from base64 import b64encode
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlencode
 
+from exporter.clock import Now
 from exporter.collectors import all_users, history, history_rows, payout, registry
+from exporter.collectors.collector import Collector
+from exporter.collectors.metric import Metric
 from exporter.collectors.registry import collector_visible, polled_endpoints
+from exporter.collectors.snapshot import PollRecord
+from exporter.config import Poll
+from exporter.endpoint import Endpoint
+from exporter.pages.pages import SitePage
 from exporter.web import graph, status_format
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from jinja2 import Template
-
-    from exporter.clock import Now
-    from exporter.collectors.collector import Collector
-    from exporter.collectors.metric import Metric
-    from exporter.collectors.snapshot import PollRecord
-    from exporter.config import Poll
-    from exporter.endpoint import Endpoint
-    from exporter.pages.pages import SitePage
 
 Document = dict[str, Any]  # plain data, as JSON has it
 

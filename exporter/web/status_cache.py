@@ -1,21 +1,16 @@
 """Status pages, written off the event loop and kept for a second."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from exporter.clock import NEVER, Now
+from exporter.pages.pages import Pages, SitePage
 from exporter.web import status
+from exporter.web.status import ProcessInfo, Selection
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from exporter.pages.pages import Pages, SitePage
-    from exporter.web.status import ProcessInfo, Selection
-
-    Writer = Callable[[Mapping[str, Any]], bytes]
+Writer = Callable[[Mapping[str, Any]], bytes]
 
 MAX_AGE = 1.0  # seconds
 GZIP_LEVEL = 1  # as the pages of metrics have it

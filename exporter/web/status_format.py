@@ -1,7 +1,5 @@
 """Numbers, durations and times as the status page writes them: the filters of its template."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from itertools import pairwise
 
