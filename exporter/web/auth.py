@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 
     from exporter.web.config_file import Users
 
+    Check = Callable[[bytes, bytes], bool]
+
 WAITING = 16  # checks that wait for the one that runs
-WRONG = 1024  # wrong headers remembered: about 100 KiB
+WRONG_LIMIT = 1024  # wrong headers remembered: about 100 KiB
 LONGEST = 72  # bytes of a password; bcrypt ignores the rest
 COST = 10  # of the stand-in hash if no user is configured
 
@@ -58,33 +60,24 @@ class Verdict(Enum):
 class Authenticator:
     """Gives verdicts on `Authorization` headers for the users of the web configuration.
 
-    `key` is 32 random bytes. `check(password, hash)` runs in a thread, one call at a time. At most `waiting`
-    checks wait, and `wrong` wrong headers are remembered.
+    `key` is 32 random bytes. `check(password, hash)` runs in a thread, one call at a time. At most
+    `wrong_limit` wrong headers are remembered.
     """
 
     def __init__(
-        self,
-        users: Users,
-        *,
-        key: bytes,
-        check: Callable[[bytes, bytes], bool] = bcrypt.checkpw,
-        waiting: int = WAITING,
-        wrong: int = WRONG,
+        self, users: Users, *, key: bytes, check: Check = bcrypt.checkpw, wrong_limit: int = WRONG_LIMIT
     ) -> None:
         self._key = key
         self._check = check
-        self._limits = waiting, wrong
+        self._wrong_limit = wrong_limit
         self._users: dict[bytes, bytes] = {}
         self._stand_in = b""  # the hash that unknown users are checked against
         self._right: dict[bytes, tuple[bytes, bytes]] = {}  # by user: hash and MAC of the right header
         self._wrong: dict[bytes, None] = {}  # MACs, the least recently used first
-        self._checks: dict[bytes, asyncio.Task[bool | None]] = {}  # by MAC: those that run or wait
+        self._checks: dict[bytes, asyncio.Task[Verdict]] = {}  # by MAC: those that run or wait
         self._turn = asyncio.Lock()
         self._closed = False
         self.update(users)
-
-    def __repr__(self) -> str:
-        return f"<Authenticator of {len(self._users)} users>"
 
     def update(self, users: Users) -> None:
         """Use the users of a new configuration; a user whose hash is the same stays verified."""
@@ -111,18 +104,17 @@ class Authenticator:
                 return Verdict.DENIED
             if mac not in self._checks:
                 was_right = hmac.compare_digest(verified_mac, self._mac(verified_hash, user, password))
-                if self._closed or (len(self._checks) > self._limits[0] and not was_right):
+                if self._closed or (len(self._checks) > WAITING and not was_right):
                     return Verdict.BUSY
-                check = self._run_check(user, password, hashed, was_right=was_right)
+                check = self._run_check(user, password, hashed, mac, was_right=was_right)
                 self._checks[mac] = asyncio.create_task(check)
             check_task = self._checks[mac]
             # Whoever gives up waiting must not cancel the check that others wait for: `wait` cancels nothing.
             await asyncio.wait([check_task])
-            right = None if check_task.cancelled() else check_task.result()
-            if right is None:
-                return Verdict.BUSY
-            if hashed == self._users.get(user, self._stand_in):  # else a reload came in between: judge again
-                return Verdict.ALLOWED if right else Verdict.DENIED
+            verdict = Verdict.BUSY if check_task.cancelled() else check_task.result()
+            # Where a reload came in between, the check was of another hash: judge again.
+            if verdict is Verdict.BUSY or hashed == self._users.get(user, self._stand_in):
+                return verdict
 
     def close(self) -> None:
         """Start no more checks; whoever waits for one, or comes with a new header later, is BUSY."""
@@ -135,47 +127,40 @@ class Authenticator:
         return hmac.digest(self._key, b"%s\0%s:%s" % (hashed, user, password), "sha256")
 
     async def _run_check(
-        self, user: bytes, password: bytes, hashed: bytes, *, was_right: bool
-    ) -> bool | None:
-        """Check a password when it is its turn, and remember the result; None if the check failed."""
-        mac = self._mac(hashed, user, password)
-        known = user in self._users
-        try:
-            async with contextlib.nullcontext() if was_right else self._turn:
-                right = await self._check_in_thread(password, hashed)
-        finally:
-            del self._checks[mac]
-        if right is None:
-            return None
-        if right and known:
-            if user in self._users:
-                self._right[user] = hashed, mac
-            return True
-        self._wrong[mac] = None
-        if len(self._wrong) > self._limits[1]:
-            del self._wrong[next(iter(self._wrong))]
-        if was_right:
-            self._right.pop(user, None)
-        return False
+        self, user: bytes, password: bytes, hashed: bytes, mac: bytes, *, was_right: bool
+    ) -> Verdict:
+        """Check a password when it is its turn, and remember the result; BUSY if the check failed.
 
-    async def _check_in_thread(self, password: bytes, hashed: bytes) -> bool | None:
-        """Check a password in a daemon thread: it cannot be stopped, and must not delay the process' end."""
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[bool | None] = loop.create_future()
-
-        def settle(right: bool | None) -> None:
-            if not result.done():
-                result.set_result(right)
+        The check runs in a daemon thread: it cannot be stopped, and must not delay the process' end.
+        """
+        loop, exists = asyncio.get_running_loop(), user in self._users
+        results: asyncio.Queue[bool | None] = asyncio.Queue()
 
         def check() -> None:
             right = None
             with contextlib.suppress(BaseException):  # what bcrypt cannot check is neither right nor wrong
                 right = self._check(password, hashed)
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(settle, right)
+                loop.call_soon_threadsafe(results.put_nowait, right)
 
-        threading.Thread(target=check, name="bcrypt", daemon=True).start()
-        return await result
+        try:
+            async with contextlib.nullcontext() if was_right else self._turn:
+                threading.Thread(target=check, name="bcrypt", daemon=True).start()
+                right = await results.get()
+        finally:
+            del self._checks[mac]
+        if right is None:
+            return Verdict.BUSY
+        if right and exists:
+            if user in self._users:
+                self._right[user] = hashed, mac
+            return Verdict.ALLOWED
+        self._wrong[mac] = None
+        if len(self._wrong) > self._wrong_limit:
+            del self._wrong[next(iter(self._wrong))]
+        if was_right:
+            self._right.pop(user, None)
+        return Verdict.DENIED
 
 
 def _credentials(header: bytes | None) -> tuple[bytes, bytes] | None:
@@ -185,12 +170,9 @@ def _credentials(header: bytes | None) -> tuple[bytes, bytes] | None:
     its hash was made of.
     """
     scheme, _, token = (header or b"").partition(b" ")
-    if scheme.lower() != b"basic":
-        return None
     try:
         user, colon, password = binascii.a2b_base64(token.strip(b" "), strict_mode=True).partition(b":")
     except binascii.Error:
         return None
-    if not colon or b"\0" in user + password or len(password) > LONGEST:
-        return None
-    return user, password
+    usable = scheme.lower() == b"basic" and colon and b"\0" not in user + password
+    return (user, password) if usable and len(password) <= LONGEST else None

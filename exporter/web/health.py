@@ -53,32 +53,30 @@ class HealthSocket:
 def _remove_stale(path: Path) -> None:
     """Remove a socket that nobody listens on. Raises AddressError if anything else is at the path."""
     try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            why = "is in the way of the health socket, and is no socket: choose another path"
+            raise AddressError(f"{path} {why}")
+        _ask(path)
+    except (ConnectionRefusedError, FileNotFoundError):
+        path.unlink(missing_ok=True)
         return
-    if not stat.S_ISSOCK(mode):
-        raise AddressError(
-            f"{path} is in the way of the health socket, and is no socket: choose another path"
-        )
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(TIMEOUT)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-        except OSError:
-            pass  # a process listens, however slowly
+    except OSError:
+        pass  # a process listens, however slowly
     raise AddressError(f"another process listens on the health socket {path}: stop it or choose another path")
 
 
 def ask_health(path: Path) -> str | None:
     """Ask the process behind a health socket; return its problems, None if it is healthy."""
+    try:
+        answer = _ask(path)
+    except OSError as error:
+        return f"no answer from the health socket {path}: {error.strerror or error}"
+    return None if answer == HEALTHY else answer.decode("utf-8", "replace").strip() or "no answer"
+
+
+def _ask(path: Path) -> bytes:
+    """Return what a health socket answers. Raises OSError."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(TIMEOUT)
-        try:
-            client.connect(str(path))
-            answer = client.recv(65536)
-        except OSError as error:
-            return f"no answer from the health socket {path}: {error.strerror or error}"
-    return None if answer == HEALTHY else answer.decode("utf-8", "replace").strip() or "no answer"
+        client.connect(str(path))
+        return client.recv(65536)
