@@ -30,7 +30,7 @@ from exporter.pages.pages import Pages
 from exporter.pages.text import Format
 from exporter.polling.poller import Failure, Poller, poll_once, secrets_of
 from exporter.web.access import PreparedWebConfig, WebAccess
-from exporter.web.health import HealthSocket
+from exporter.web.health import serve_health
 from exporter.web.listening import address_of, listen
 from exporter.web.routes import Hooks, Web
 from exporter.web.server import Server
@@ -101,9 +101,8 @@ class App:
             for opened in sockets:
                 stack.enter_context(opened)
             if self._options.health_socket:
-                health = HealthSocket(self._options.health_socket, self._stuck_loops)
-                stack.push_async_callback(health.stop)
-                await health.start()
+                health = serve_health(self._options.health_socket, self._stuck_loops)
+                await stack.enter_async_context(health)
             self._spawn(self._watch())
             await self.start(config)
             addresses = [address_of(opened) for opened in sockets]

@@ -6,48 +6,44 @@ import asyncio
 import os
 import socket
 import stat
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from exporter.web.listening import AddressError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 TIMEOUT = 1.0  # seconds for connecting, and again for the answer
 HEALTHY = b"ok\n"
 
 
-class HealthSocket:
-    """A Unix socket that answers every connection with `ok` or with the problems, and closes it."""
+@asynccontextmanager
+async def serve_health(path: Path, problems: Callable[[], list[str]]) -> AsyncIterator[None]:
+    """Answer every connection to a Unix socket with `ok` or with the problems, and close it.
 
-    def __init__(self, path: Path, problems: Callable[[], list[str]]) -> None:
-        self._path = path
-        self._problems = problems
-        self._server: asyncio.Server | None = None
+    The socket has mode 0600; a stale one is replaced, and it is removed at the end. Raises AddressError.
+    """
 
-    async def start(self) -> None:
-        """Listen, mode 0600; a stale socket is replaced. Raises AddressError."""
-        _remove_stale(self._path)
-        mask = os.umask(0o177)  # the socket has this mode from the start, not after a chmod
-        try:
-            self._server = await asyncio.start_unix_server(self._answer, self._path)
-        except OSError as error:
-            why = error.strerror or error
-            raise AddressError(f"cannot listen on the health socket {self._path}: {why}") from None
-        finally:
-            os.umask(mask)
-
-    async def stop(self) -> None:
-        """Close the socket and remove its file."""
-        if self._server:
-            self._server.close()
-            self._path.unlink(missing_ok=True)
-
-    async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        problems = self._problems()
-        writer.write("\n".join([*problems[:20], ""]).encode() if problems else HEALTHY)
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines = problems()
+        writer.write("\n".join([*lines[:20], ""]).encode() if lines else HEALTHY)
         writer.close()
+
+    _remove_stale(path)
+    mask = os.umask(0o177)  # the socket has this mode from the start, not after a chmod
+    try:
+        server = await asyncio.start_unix_server(answer, path)
+    except OSError as error:
+        raise AddressError(f"cannot listen on the health socket {path}: {error.strerror or error}") from None
+    finally:
+        os.umask(mask)
+    try:
+        yield
+    finally:
+        server.close()
+        path.unlink(missing_ok=True)  # noqa: ASYNC240 - it does not wait
 
 
 def _remove_stale(path: Path) -> None:

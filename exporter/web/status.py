@@ -42,7 +42,7 @@ HEADLINES: Mapping[Collector[Any, Any], Sequence[Metric]] = {
     registry.PAYOUT_COLLECTOR: (payout.PER_MILLION,),
     registry.ALL_USERS_COLLECTOR: (all_users.USERS, all_users.BALANCE),
 }
-SOURCE = files("exporter.web").joinpath("status.html").read_text(encoding="utf-8")
+TEMPLATE = files("exporter.web").joinpath("status.html").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def html(status: Mapping[str, Any], base: str) -> bytes:
 @cache
 def policy() -> bytes:
     """Return the page's Content-Security-Policy: its own style, forms to itself, and nothing else."""
-    style = SOURCE.partition("<style>")[2].partition("</style>")[0]
+    style = TEMPLATE.partition("<style>")[2].partition("</style>")[0]
     digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()
     rules = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'"
     return f"{rules}; base-uri 'none'; frame-ancestors 'none'".encode()
@@ -263,6 +263,6 @@ def _template() -> Template:
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
 
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    jinja.globals.update(graph=graph.draw, width=graph.WIDTH, height=graph.HEIGHT, usual_per_page=PER_PAGE)
+    jinja.globals.update(graph=graph.draw, width=graph.WIDTH, height=graph.HEIGHT, default_per_page=PER_PAGE)
     jinja.filters.update(status_format.FILTERS)
-    return jinja.from_string(SOURCE)
+    return jinja.from_string(TEMPLATE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.web.health import HealthSocket, ask_health
+from exporter.web.health import ask_health, serve_health
 from exporter.web.listening import AddressError
 
 if TYPE_CHECKING:
@@ -20,12 +20,8 @@ def asked(path: Path, problems: list[str]) -> str | None:
     """Serve a health socket with these problems, and ask it from another thread."""
 
     async def play() -> str | None:
-        health = HealthSocket(path, lambda: problems)
-        await health.start()
-        try:
+        async with serve_health(path, lambda: problems):
             return await asyncio.to_thread(ask_health, path)
-        finally:
-            await health.stop()
 
     return asyncio.run(play())
 
@@ -41,11 +37,8 @@ def test_the_health_socket_is_private(tmp_path: Path) -> None:
     path = tmp_path / "health"
 
     async def play() -> int:
-        health = HealthSocket(path, list)
-        await health.start()
-        mode = stat.S_IMODE(path.stat().st_mode)
-        await health.stop()
-        return mode
+        async with serve_health(path, list):
+            return stat.S_IMODE(path.stat().st_mode)
 
     assert asyncio.run(play()) == 0o600
     assert not path.exists()
