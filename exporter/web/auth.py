@@ -23,25 +23,20 @@ one password. The number of users bounds the right headers that are kept, and a 
 All methods belong to one event loop. No text made here holds a password, a header or a hash.
 """
 
-from __future__ import annotations
-
 import asyncio
 import binascii
 import contextlib
 import hmac
 import threading
 from collections import Counter
+from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING
 
 import bcrypt
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from exporter.web.config_file import Users
 
-    from exporter.web.config_file import Users
-
-    Check = Callable[[bytes, bytes], bool]
+Check = Callable[[bytes, bytes], bool]  # whether a password belongs to a hash
 
 WAITING = 16  # checks that wait for the one that runs
 WRONG_LIMIT = 1024  # wrong headers remembered: about 100 KiB

@@ -1,19 +1,14 @@
 """The health socket: a Unix socket that answers whether the process is healthy, without authentication."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket
 import stat
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from exporter.web.listening import AddressError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
 TIMEOUT = 1.0  # seconds for connecting, and again for the answer
 HEALTHY = b"ok\n"

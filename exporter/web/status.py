@@ -11,11 +11,11 @@ import json
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlencode
 
 from exporter.clock import Now
@@ -28,9 +28,6 @@ from exporter.config import Poll
 from exporter.endpoint import Endpoint
 from exporter.pages.pages import SitePage
 from exporter.web import graph, status_format
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 Document = dict[str, Any]  # plain data, as JSON has it
 
@@ -245,7 +242,7 @@ def to_json(status: Mapping[str, Any]) -> bytes:
 
 def html(status: Mapping[str, Any], base: str) -> bytes:
     """Show a document; links begin with `base`, which is empty or ends with a slash."""
-    return _template().render(status=status, base=base).encode()
+    return _renderer()(status=status, base=base).encode()
 
 
 @cache
@@ -258,11 +255,11 @@ def policy() -> bytes:
 
 
 @cache
-def _template() -> Template:
+def _renderer() -> Callable[..., str]:
     # Imported when the page is first asked for: without it the exporter starts a fifth faster.
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
 
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.globals.update(graph=graph.draw, width=graph.WIDTH, height=graph.HEIGHT, default_per_page=PER_PAGE)
     jinja.filters.update(status_format.FILTERS)
-    return jinja.from_string(TEMPLATE)
+    return jinja.from_string(TEMPLATE).render
