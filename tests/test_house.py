@@ -163,3 +163,22 @@ def test_no_test_sleeps(file: Path) -> None:
 
 def short(argument: ast.expr) -> bool:
     return isinstance(argument, ast.Constant) and float(str(argument.value)) <= 0.1
+
+
+def test_the_top_of_the_package_is_the_table() -> None:
+    """Beside `__init__`, the top level holds the packages and modules of the table, and nothing else."""
+    entries = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+
+    assert MAY_IMPORT.keys() == entries - {"__init__", "__pycache__"}
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_functions_read_top_to_bottom(file: Path) -> None:
+    """No function of the program is longer than forty lines."""
+    functions = (
+        node
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+    assert [] == [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 40]
