@@ -5,7 +5,7 @@ finished when it is first asked for, and kept until something changes.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -123,10 +123,10 @@ class Pages:
 
     async def metrics(self, format_: Format, *, zipped: bool) -> bytes:
         """Return `/metrics` with what is known now; sites are there where `on_metrics` is set."""
-        if self.on_metrics:
+        if self.on_metrics and self._find_outdated(self._now()):
             await self.render_outdated()
         page = self._current()
-        if page.is_finished(format_, zipped=zipped) or self.full_bytes < THREAD_ABOVE:
+        if self.full_bytes < THREAD_ABOVE or page.is_finished(format_, zipped=zipped):
             return page.finish(format_, zipped=zipped)
         # One thread at a time. What it finishes serves all who came before it began.
         async with self._finishing:
@@ -142,8 +142,7 @@ class Pages:
         rendered = self._sites.get(name)
         if rendered is None:
             return None
-        self._find_outdated(self._now())
-        if name in self._outdated:
+        if name in self._find_outdated(self._now()):
             self._render(name)
         return rendered.page.finish(format_, zipped=zipped)
 
@@ -156,8 +155,7 @@ class Pages:
 
     async def render_outdated(self) -> None:
         """Render the sites that have changed until now, one per turn of the event loop."""
-        self._find_outdated(self._now())
-        for name in list(self._outdated):
+        for name in list(self._find_outdated(self._now())):
             if name in self._outdated:
                 self._render(name)
                 await asyncio.sleep(0)
@@ -167,19 +165,19 @@ class Pages:
             self._outdated[name] = None
             self._changed.set()
 
-    def _find_outdated(self, now: Now) -> None:
-        """Note the sites that time may have changed, and until when it changes none of the others."""
+    def _find_outdated(self, now: Now) -> Collection[str]:
+        """Return the names of sites to be rendered, with those that time has changed since the last look."""
         back = now.wall < self._wall
         self._wall = now.wall
-        if not (back or now.wall >= self._until.wall or now.mono >= self._until.mono):
-            return
-        self._until = NEVER
-        for name, rendered in self._sites.items():
-            until = rendered.until
-            if back or now.wall >= until.wall or now.mono >= until.mono:
-                self._outdated[name] = None
-            else:
-                self._until = self._until.earlier(until)
+        if back or now.wall >= self._until.wall or now.mono >= self._until.mono:
+            self._until = NEVER
+            for name, rendered in self._sites.items():
+                until = rendered.until
+                if back or now.wall >= until.wall or now.mono >= until.mono:
+                    self._outdated[name] = None
+                else:
+                    self._until = self._until.earlier(until)
+        return self._outdated
 
     def _render(self, name: str) -> None:
         """Render one site; when that fails, it stays as it was, and is tried again soon."""

@@ -6,7 +6,7 @@ renders eight times slower; its bytes are what the property tests hold these fun
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
+from enum import StrEnum
 
 from exporter.collectors.metric import Family, Metric
 
@@ -15,7 +15,7 @@ _EXPONENTS = [f"e+{digits - 1:02}" for digits in range(17)]  # by digits before 
 _COUNTER_HEADER = re.compile(rb"^(# (?:HELP|TYPE) \w+)_total ", re.MULTILINE)
 
 
-class Format(Enum):
+class Format(StrEnum):
     """An exposition format; the value is its content type."""
 
     TEXT = "text/plain; version=0.0.4; charset=utf-8"

@@ -1,17 +1,18 @@
 """The states of a client's connection as a table, and all open connections by state.
 
-No sockets and no timers here: `server` reports events and carries out what the table says.
+No sockets and no timers here: `server` reports events and carries out what the table says. The enumerations
+are of integers because four of them are looked up per request, and hashing other members is slow.
 """
 
 from collections.abc import Iterator, Mapping
-from enum import Enum, auto
+from enum import IntEnum, auto
 from itertools import chain
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class State(Enum):
+class State(IntEnum):
     """What a connection is doing."""
 
     NEW = auto()  # its first request head is not complete
@@ -20,7 +21,7 @@ class State(Enum):
     CLOSING = auto()  # rejected: it closes once its client has taken the error
 
 
-class Event(Enum):
+class Event(IntEnum):
     """What happens on a connection."""
 
     CONNECTED = auto()
@@ -31,7 +32,7 @@ class Event(Enum):
     REJECTED = auto()  # an error was sent instead of an answer
 
 
-class Deadline(Enum):
+class Deadline(IntEnum):
     """What an event does to the deadline, at which a connection is aborted."""
 
     START = auto()  # unless it is running

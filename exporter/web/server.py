@@ -126,11 +126,6 @@ class Protocol(HttpToolsProtocol):
         self._in_head = True
         super().on_message_begin()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field of the head; a field after the body (a trailer) is ignored."""
-        if self._in_head:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Pass on a request, unless too many wait already or its head, arrived in one piece, is too large."""
         self._in_head = False
@@ -145,6 +140,7 @@ class Protocol(HttpToolsProtocol):
         self._received = 0
         self._advance(Event.HEAD)
         super().on_headers_complete()
+        self.headers = []  # fields after the body (trailers) are collected here, and ignored
         if not self.pipeline:
             self._answering = self.cycle
 
