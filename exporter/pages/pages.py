@@ -123,16 +123,18 @@ class Pages:
 
     async def metrics(self, format_: Format, *, zipped: bool) -> bytes:
         """Return `/metrics` with what is known now; sites are there where `on_metrics` is set."""
-        if self.on_metrics and self._find_outdated(self._now()):
+        now = self._now()
+        if self.on_metrics and self._find_outdated(now):
             await self.render_outdated()
-        page = self._current()
+            now = self._now()
+        page = self._current(now)
         if self.full_bytes < THREAD_ABOVE or page.is_finished(format_, zipped=zipped):
             return page.finish(format_, zipped=zipped)
         # One thread at a time. What it finishes serves all who came before it began.
         async with self._finishing:
             number, body = self._latest.get((format_, zipped), (-1, b""))
             if number < page.number:
-                page = self._current()
+                page = self._current(self._now())
                 body = await asyncio.to_thread(page.finish, format_, zipped=zipped)
                 self._latest[format_, zipped] = page.number, body
             return body
@@ -191,9 +193,8 @@ class Pages:
             rendered.until = Now(now.wall + RETRY, now.mono + RETRY)
         self._until = self._until.earlier(rendered.until)
 
-    def _current(self) -> Page:
+    def _current(self, now: Now) -> Page:
         """Return the full page of what is rendered, with own metrics that are at most a second old."""
-        now = self._now()
         aged = now.mono - self._own_at >= OWN_MAX_AGE
         if self._full is not None and not aged:
             return self._full

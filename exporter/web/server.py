@@ -174,10 +174,13 @@ class Protocol(HttpToolsProtocol):
         self._advance(Event.REJECTED)
 
     def _advance(self, event: Event) -> None:
-        state, deadline = TRANSITIONS[self._state][event]
-        if state is not self._state:
-            self._connections.move(self, self._state, state)
+        before = self._state
+        state, deadline = TRANSITIONS[before][event]
+        if state is not before:
+            self._connections.move(self, before, state)
             self._state = state
+        if deadline is Deadline.KEEP:
+            return
         if deadline is Deadline.START and self._deadline is None:
             # A timer of its own: clients that were cut off together would come back together.
             self._deadline = self.loop.call_later(self._limits.head_seconds, self.transport.abort)
