@@ -28,6 +28,7 @@ from exporter import __version__, config, log
 from exporter.app import REAL, App, Options, check_online, check_web_config
 from exporter.backfill.command import UsageError, write_backfill
 from exporter.config import ConfigError
+from exporter.config.sections import POLLS
 from exporter.config.sharding import WHOLE, Share
 from exporter.web.health import ask_health
 from exporter.web.listening import AddressError, address_of, listen, raise_open_files
@@ -100,8 +101,7 @@ def demo(flags: Namespace) -> NoReturn:
         with listening:
             api = asyncio.create_task(Server(simulator.app(world)).serve([listening]))
             sites = [{"name": name, "secret_env": name, "watch_users": ["johnd"]} for name in world.sites]
-            names = ("payout", "history", "top_users", "balances", "all_users")
-            poll: dict[str, dict[str, object]] = {name: {"interval": "5s"} for name in names}
+            poll: dict[str, dict[str, object]] = {name: {"interval": "5s"} for name in POLLS}
             poll["all_users"]["enabled"] = True
             document = {"api": {"url": f"http://{address_of(listening)}"}, "sites": sites, "poll": poll}
             secrets = {name: site.secret for name, site in world.sites.items()}

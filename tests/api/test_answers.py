@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.api import answers as answers_module
 from exporter.api.answers import (
     HistoryRow,
     Payout,
@@ -131,6 +132,13 @@ def errors(answer: bytes) -> Iterator[Exception]:
             decode(answer)
         except FAILURES as error:
             yield error
+
+
+def test_every_decoder_is_tested() -> None:
+    """Each `decode_NAME` of the module is in DECODERS, so that it meets the museum of bad answers."""
+    expected = {name for name in vars(answers_module) if name.startswith("decode_")}
+
+    assert expected == {decode.__name__ for decode in DECODERS}
 
 
 def test_the_references_example_is_read() -> None:

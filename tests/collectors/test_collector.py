@@ -118,6 +118,13 @@ def full(collector: Collector[Any, Any], site: Site = SITE) -> Any:
 # ------------------------------------------------------------------------------------------------------- time
 
 
+def test_the_examples_cover_every_endpoint() -> None:
+    """A new endpoint needs its random answers (`answers`) and full ones (`FULL`) for the tests below."""
+    endpoints = {endpoint for collector in COLLECTORS for endpoint in collector.endpoints}
+
+    assert endpoints == answers.keys() == FULL.keys()
+
+
 @every_collector
 @given(data=st.data())
 def test_nothing_changes_before_until(collector: Collector[Any, Any], data: st.DataObject) -> None:
