@@ -17,7 +17,7 @@ from msgspec import UNSET
 
 from exporter import cli
 from exporter.api.errors import PollError
-from exporter.collectors.metric import Expiry
+from exporter.collectors.expiry import Expiry
 from exporter.config.schema import Section, unwrap
 from exporter.config.sections import ConfigFile
 from exporter.endpoint import Reason

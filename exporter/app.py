@@ -25,12 +25,12 @@ from exporter.collectors.registry import USERS_COLLECTOR
 from exporter.collectors.snapshot import Store
 from exporter.config import Config, ConfigError
 from exporter.config.sharding import WHOLE, Share
-from exporter.pages.own import OwnMetrics
+from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format
 from exporter.polling.poller import Failure, Poller, poll_once, secrets_of
 from exporter.web.access import PreparedWebConfig, WebAccess
-from exporter.web.health import serve_health
+from exporter.web.health_socket import serve_health
 from exporter.web.listening import address_of, listen
 from exporter.web.routes import Hooks, Web
 from exporter.web.server import Server

@@ -30,7 +30,7 @@ from exporter.backfill.command import UsageError, write_backfill
 from exporter.config import ConfigError
 from exporter.config.sections import POLLS
 from exporter.config.sharding import WHOLE, Share
-from exporter.web.health import ask_health
+from exporter.web.health_socket import ask_health
 from exporter.web.listening import AddressError, address_of, listen, raise_open_files
 from exporter.web.server import Server
 

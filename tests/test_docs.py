@@ -23,8 +23,8 @@ from exporter.config import ConfigError, schema
 from exporter.config.problems import Problems
 from exporter.endpoint import Reason
 from exporter.pages.catalogue import CATALOGUE
-from exporter.web import config_file
 from exporter.web.routes import ROUTES
+from exporter.web.web_config import WebFile
 from tests.alerting import rules
 from tests.conftest import REPOSITORY, required
 
@@ -232,7 +232,7 @@ def test_yaml_is_what_it_says(tmp_path: Path, block: Block) -> None:
         assert 0 == done.returncode, done.stderr
     elif "tls_server_config" in document or "basic_auth_users" in document:
         problems = Problems({})
-        schema.read(document, config_file.WebFile, "", problems)
+        schema.read(document, WebFile, "", problems)
         assert [] == problems.reported
     elif "services" in document:
         (tmp_path / "compose.yaml").write_text(block.content)

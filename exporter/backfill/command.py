@@ -20,7 +20,7 @@ from exporter.collectors.history import HISTORY
 from exporter.collectors.history_rows import Meaning
 from exporter.collectors.registry import HISTORY_COLLECTOR
 from exporter.config import Config
-from exporter.pages.own import OwnMetrics
+from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.polling.poller import Failure, poll_once
 
 Tell = Callable[..., None]  # prints a text to stderr; `end` is what ends it, as print has it

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from exporter.clock import Now
-from exporter.collectors.collector import Reading
+from exporter.collectors.expiry import Reading
 from exporter.collectors.history import (
     BASELINE,
     DAY_HASHES,

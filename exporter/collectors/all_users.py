@@ -9,7 +9,8 @@ from exporter.api.answers import decode_user_page
 from exporter.api.client import Request
 from exporter.api.errors import InvalidPage, InvalidResponse, TooLarge
 from exporter.clock import Now
-from exporter.collectors.collector import Ask, Collector, Reading, Step, Traits, Visible
+from exporter.collectors.collector import Ask, Collector, Step, Traits, Visible
+from exporter.collectors.expiry import Reading, unless_stale
 from exporter.collectors.metric import Family, MetricList
 from exporter.config import Poll, Site
 from exporter.config.sections import AllUsersPoll
@@ -83,8 +84,9 @@ class AllUsersCollector(Collector["Reading[Sums] | None", "Sums | None"]):
 
     def visible(self, site: Site, state: Reading[Sums] | None, now: Now) -> Visible[Sums | None]:
         """Show the sums until they are stale."""
-        sums, until = self.current(site, ALL_USERS, state, now)
-        return Visible(sums, until, frozenset() if sums else frozenset(self.polls(site)))
+        polls = self.polls(site)
+        sums, until = unless_stale(state, polls.get(ALL_USERS), now)
+        return Visible(sums, until, frozenset() if sums else frozenset(polls))
 
     def families(self, site: Site, view: Sums | None) -> Iterator[Family]:
         """Return a gauge for each sum."""

@@ -17,19 +17,8 @@ from exporter.config import Poll, Site
 from exporter.endpoint import Endpoint, Reason
 
 T = TypeVar("T")
-Value_co = TypeVar("Value_co", covariant=True)
 State = TypeVar("State")
 View = TypeVar("View")
-
-ROUNDING = 0.001  # seconds: sums of floats are rounded, so a moment is looked at a little before it comes
-
-
-@dataclass(frozen=True)
-class Reading(Generic[Value_co]):
-    """An answer, and when it came."""
-
-    value: Value_co
-    at: Now
 
 
 @dataclass(frozen=True)
@@ -94,7 +83,7 @@ class Collector(ABC, Generic[State, View]):
 
     @abstractmethod
     def visible(self, site: Site, state: State, now: Now) -> Visible[View]:
-        """Return what is exported at `now`. Expiry is decided here, and nowhere else."""
+        """Return what is exported at `now`. Only this method decides about expiry, by `unless_stale`."""
 
     @abstractmethod
     def families(self, site: Site, view: View) -> Iterable[Family]:
@@ -111,22 +100,3 @@ class Collector(ABC, Generic[State, View]):
     def reconfigured(self, site: Site, state: State) -> State:
         """Return the state for a changed config of the site, without what must be forgotten."""
         return state
-
-    def current(
-        self, site: Site, endpoint: Endpoint, reading: Reading[T] | None, now: Now
-    ) -> tuple[T | None, Now]:
-        """Return a reading's value while it is current, and until when that stays true.
-
-        The value is None when there is no reading, when it is older than `stale_after`, and when the endpoint
-        is not polled any more. Age is judged on the monotonic clock: a stepped wall clock changes nothing.
-        """
-        poll = self.polls(site).get(endpoint)
-        if reading is None or poll is None:
-            return None, NEVER
-        value = reading.value if now.mono - reading.at.mono <= poll.stale_after else None
-        return value, Now(NEVER.wall, next_moment([reading.at.mono + poll.stale_after], now.mono))
-
-
-def next_moment(moments: Iterable[float], now: float) -> float:
-    """Return the first of the moments that is not past, a little early; infinity when all are past."""
-    return min((moment - ROUNDING for moment in moments if moment + ROUNDING > now), default=NEVER.mono)

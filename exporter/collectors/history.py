@@ -9,9 +9,10 @@ from exporter.api.answers import History, HistoryRow, decode_history
 from exporter.api.client import Request
 from exporter.clock import Now
 from exporter.collectors import history_rows
-from exporter.collectors.collector import Ask, Collector, LogLine, Reading, Step, Traits, Visible, next_moment
+from exporter.collectors.collector import Ask, Collector, LogLine, Step, Traits, Visible
+from exporter.collectors.expiry import Expiry, Reading, next_moment, unless_stale
 from exporter.collectors.history_rows import BASELINE_SAMPLES, SETTLED_AFTER, Meaning
-from exporter.collectors.metric import Expiry, Family, MetricList
+from exporter.collectors.metric import Family, MetricList
 from exporter.config import Poll, Site
 from exporter.endpoint import Endpoint
 
@@ -140,7 +141,7 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
 
     def visible(self, site: Site, state: HistoryState, now: Now) -> Visible[HistoryView]:
         """Show the answer until it is stale, and each row until it is too old, by the wall clock."""
-        rows, until = self.current(site, HISTORY, state.answer, now)
+        rows, until = unless_stale(state.answer, site.polls.history, now)
         settled = history_rows.settled_count(state.rows, now.wall)
         newest, newest_settled = state.rows[-1:], state.rows[max(0, settled - 1) : settled]
         max_age = site.polls.history.max_row_age

@@ -1,27 +1,13 @@
-"""A metric, when its samples are removed, and a family: a metric with its samples at one moment."""
+"""A metric, and a family: a metric with its samples at one moment."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import NamedTuple
 
+from exporter.collectors.expiry import Expiry
 from exporter.config import Site
-
-
-class Expiry(Enum):
-    """When a metric's samples are removed, as every HELP says it: a reader has nothing else at hand."""
-
-    CONFIG = ""  # not polled at all
-    NEVER = " Polled and cached, not fetched on scrape."
-    STALE = (
-        " Polled and cached, not fetched on scrape; absent when the last success is older than stale_after."
-    )
-    ROW = (
-        " Polled and cached, not fetched on scrape; absent when the last success is older than stale_after, "
-        "or the row than max_row_age."
-    )
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 from exporter.api.answers import Payout, decode_payout
 from exporter.api.client import Request
 from exporter.clock import Now
-from exporter.collectors.collector import Ask, Collector, Reading, Step, Traits, Visible
-from exporter.collectors.metric import Expiry, Family, MetricList
+from exporter.collectors.collector import Ask, Collector, Step, Traits, Visible
+from exporter.collectors.expiry import Expiry, Reading, unless_stale
+from exporter.collectors.metric import Family, MetricList
 from exporter.config import Poll, Site
 from exporter.endpoint import Endpoint
 
@@ -58,7 +59,7 @@ class PayoutCollector(Collector["Reading[Payout] | None", PayoutView]):
 
     def visible(self, site: Site, state: Reading[Payout] | None, now: Now) -> Visible[PayoutView]:
         """Show the answer until it is stale."""
-        payout, until = self.current(site, PAYOUT, state, now)
+        payout, until = unless_stale(state, site.polls.payout, now)
         view = PayoutView(payout, state.value.synctime if state else None)
         return Visible(view, until, frozenset() if payout else frozenset({PAYOUT}))
 

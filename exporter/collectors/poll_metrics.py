@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from exporter.collectors.collector import Traits
-from exporter.collectors.metric import Expiry, Family, Metric, MetricList
+from exporter.collectors.expiry import Expiry
+from exporter.collectors.metric import Family, Metric, MetricList
 from exporter.collectors.snapshot import PollRecord
 from exporter.config import Poll, Site
 from exporter.endpoint import COMMON_REASONS, Endpoint, Reason

@@ -14,8 +14,9 @@ from exporter.api.answers import Entries, User, Users, decode_balance, decode_to
 from exporter.api.client import Request
 from exporter.api.errors import MissingInput, PollError, UnknownUser, UserRefused
 from exporter.clock import Now
-from exporter.collectors.collector import Ask, Collector, LogLine, Reading, Step, Traits, Visible
-from exporter.collectors.metric import Expiry, Family, MetricList
+from exporter.collectors.collector import Ask, Collector, LogLine, Step, Traits, Visible
+from exporter.collectors.expiry import Expiry, Reading, unless_stale
+from exporter.collectors.metric import Family, MetricList
 from exporter.collectors.user_labels import label_users, names_key, user_label
 from exporter.collectors.user_totals import UserTotals, update_totals, without_endpoint
 from exporter.config import Poll, Site
@@ -204,10 +205,11 @@ class UsersCollector(Collector[UsersState, UsersView]):
 
     def visible(self, site: Site, state: UsersState, now: Now) -> Visible[UsersView]:
         """Show each answer until it is stale."""
-        top, top_until = self.current(site, TOP_USERS, state.top, now)
-        watched, watched_until = self.current(site, BALANCES, state.watched, now)
+        polls = self.polls(site)
+        top, top_until = unless_stale(state.top, polls[TOP_USERS], now)
+        watched, watched_until = unless_stale(state.watched, polls.get(BALANCES), now)
         shown = {TOP_USERS: top, BALANCES: watched}
-        stale = frozenset(endpoint for endpoint in self.polls(site) if shown[endpoint] is None)
+        stale = frozenset(endpoint for endpoint in polls if shown[endpoint] is None)
         return Visible(UsersView(top, watched, state), top_until.earlier(watched_until), stale)
 
     def families(self, site: Site, view: UsersView) -> Iterator[Family]:

@@ -6,7 +6,7 @@ raises for what users write: every fault goes into `Problems`.
 
 import difflib
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -16,6 +16,15 @@ from exporter.config.problems import Problems, join, quoted, type_name
 
 class Section(Struct, kw_only=True, forbid_unknown_fields=True):
     """A mapping of the file; unknown keys are problems. UNSET marks a key whose default is computed."""
+
+
+def rejected(reason: str) -> Meta:
+    """Mark a key that is known and always rejected, for this reason."""
+
+    def reject(_value: object) -> NoReturn:
+        raise ValueError(reason)
+
+    return Meta(extra={"read": reject})
 
 
 @cache

@@ -15,7 +15,7 @@ from exporter.clock import NEVER, Now
 from exporter.collectors.registry import SITE_FAMILIES, SITE_METRICS, site_visible
 from exporter.collectors.snapshot import Snapshot, Store
 from exporter.config import Site
-from exporter.pages.own import OwnMetrics
+from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.page import NO_SITE, Page, SiteText, header_bytes
 from exporter.pages.text import Format, lines
 

@@ -24,7 +24,7 @@ from exporter.config import Config
 from exporter.config.secret import Secret, SecretReader
 from exporter.endpoint import Endpoint, Reason
 from exporter.log import conceal
-from exporter.pages.own import OwnMetrics
+from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.polling.jobs import Job, Key, carried, jobs_of, plan
 from exporter.polling.schedule import Schedule, first_due, phase, retry_after_seconds
 from exporter.polling.slots import Slots

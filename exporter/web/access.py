@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from exporter.config import ConfigError
 from exporter.config.problems import Problem
-from exporter.web import config_file
 from exporter.web.auth import Authenticator, Verdict
-from exporter.web.config_file import BadWebConfig, WebConfig
 from exporter.web.server import Server
+from exporter.web.tls import TLS_CONFIG, san_allowed, tls_context
+from exporter.web.web_config import BadWebConfig, WebConfig, current_stamps, load
 
 OPEN = WebConfig(tls=None, users={}, headers=(), notes=(), stamps={})
 
@@ -53,8 +53,8 @@ class WebAccess:
         if self._path is None:
             return PreparedWebConfig(OPEN, None)
         try:
-            config = config_file.load(self._path)
-            return PreparedWebConfig(config, config_file.context(config.tls) if config.tls else None)
+            config = load(self._path)
+            return PreparedWebConfig(config, tls_context(config.tls) if config.tls else None)
         except BadWebConfig as error:
             self._last_read = error
             raise
@@ -91,12 +91,12 @@ class WebAccess:
 
     def changed(self) -> bool:
         """Whether the file, or one that it names, has changed since it was last read."""
-        return config_file.current_stamps(self._last_read) != self._last_read.stamps
+        return current_stamps(self._last_read) != self._last_read.stamps
 
     def admits(self, transport: asyncio.Transport, /) -> bool:
         """Whether the client certificate of a connection has an allowed name."""
         tls = self.config.tls
-        return tls is None or config_file.san_allowed(transport.get_extra_info("peercert"), tls)
+        return tls is None or san_allowed(transport.get_extra_info("peercert"), tls)
 
     async def verdict(self, authorization: bytes | None) -> Verdict:
         """Judge a request by its Authorization header."""
@@ -108,4 +108,4 @@ class WebAccess:
 
 
 def _tls_error(message: str) -> ConfigError:
-    return ConfigError([Problem("tls_server_config", message)])
+    return ConfigError([Problem(TLS_CONFIG, message)])

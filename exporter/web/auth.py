@@ -34,7 +34,7 @@ from enum import Enum
 
 import bcrypt
 
-from exporter.web.config_file import Users
+from exporter.web.web_config import Users
 
 Check = Callable[[bytes, bytes], bool]  # whether a password belongs to a hash
 

@@ -13,7 +13,7 @@ from exporter.backfill import samples
 from exporter.backfill.samples import exposition, windows_until
 from exporter.clock import Now
 from exporter.collectors import history_rows
-from exporter.collectors.collector import Reading
+from exporter.collectors.expiry import Reading
 from exporter.collectors.history import HistoryState
 from exporter.collectors.history_rows import HOUR, Meaning
 from tests.conftest import WALL, parsed

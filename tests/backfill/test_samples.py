@@ -18,7 +18,7 @@ from exporter.api.answers import HistoryRow
 from exporter.backfill import samples
 from exporter.backfill.samples import METRICS, STEP, Source, exposition, windows_until
 from exporter.clock import Now
-from exporter.collectors.collector import Reading
+from exporter.collectors.expiry import Reading
 from exporter.collectors.history import DAY_HASHES, HASHRATE, SETTLED_TIMESTAMP, HistoryState
 from exporter.collectors.history_rows import DAY, HOUR, SETTLED_AFTER, Meaning
 from exporter.collectors.registry import HISTORY_COLLECTOR

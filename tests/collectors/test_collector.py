@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from exporter.api.answers import Entries, HistoryRow, Payout, User
 from exporter.clock import NEVER, Now
 from exporter.collectors.all_users import ALL_USERS, Sums
-from exporter.collectors.collector import ROUNDING, Reading, next_moment
+from exporter.collectors.expiry import ROUNDING, Expiry
 from exporter.collectors.history import HISTORY
-from exporter.collectors.metric import Expiry, Family, MetricList
+from exporter.collectors.metric import Family, MetricList
 from exporter.collectors.payout import PAYOUT
-from exporter.collectors.registry import COLLECTORS, PAYOUT_COLLECTOR
+from exporter.collectors.registry import COLLECTORS
 from exporter.collectors.users import BALANCES, TOP_USERS, WatchedAnswer
 from exporter.endpoint import Reason
 from tests.collectors.sites import EVERYTHING, HOUR, LAST_HOUR, NOW, a_site, later, rows, samples_of
@@ -298,38 +298,6 @@ def test_only_its_own_endpoints_are_polled(collector: Collector[Any, Any]) -> No
 
 
 # ------------------------------------------------------------------------------------------- what is shared
-
-
-@pytest.mark.parametrize(("age", "expected"), [(0, True), (299.5, True), (300, True), (300.5, False)])
-def test_a_reading_is_current_for_stale_after(age: float, expected: bool) -> None:
-    """For exactly `stale_after` seconds of the monotonic clock, and a moment before that it says so."""
-    value, until = PAYOUT_COLLECTOR.current(SITE, PAYOUT, Reading(1, NOW), later(age))
-
-    assert expected is (value is not None)
-    assert (NOW.mono + 300 - ROUNDING if expected else float("inf")) == until.mono
-    assert float("inf") == until.wall
-
-
-@pytest.mark.parametrize("wall", [-1e6, 1e6])
-def test_a_stepped_wall_clock_makes_nothing_stale(wall: float) -> None:
-    """A wall clock that is set neither keeps nor drops a value."""
-    reading = Reading(1, NOW)
-    moments = [Now(NOW.wall + wall, NOW.mono + elapsed) for elapsed in (1, 301)]
-
-    assert [1, None] == [PAYOUT_COLLECTOR.current(SITE, PAYOUT, reading, now)[0] for now in moments]
-
-
-def test_without_a_reading_nothing_is_current() -> None:
-    """And nothing is when the endpoint is not polled; time changes neither."""
-    assert (None, NEVER) == PAYOUT_COLLECTOR.current(SITE, PAYOUT, None, NOW)
-    assert (None, NEVER) == PAYOUT_COLLECTOR.current(SITE, HISTORY, Reading(1, NOW), NOW)
-
-
-def test_the_next_moment_comes_a_little_early() -> None:
-    """The first that is not past; one just past, within the rounding of floats, is looked at again."""
-    assert 20 - ROUNDING == next_moment([30, 10, 20], 15)
-    assert 15 - ROUNDING == next_moment([15], 15 + ROUNDING / 2)
-    assert float("inf") == next_moment([10], 15) == next_moment([], 15)
 
 
 def test_samples_are_the_rows_of_the_columns() -> None:

@@ -7,7 +7,8 @@ import pytest
 from exporter.api.answers import Entries, HistoryRow, decode_history
 from exporter.api.client import Request
 from exporter.collectors import history_rows
-from exporter.collectors.collector import ROUNDING, LogLine
+from exporter.collectors.collector import LogLine
+from exporter.collectors.expiry import ROUNDING
 from exporter.collectors.history import HISTORY, HistoryView
 from exporter.collectors.history_rows import Meaning
 from exporter.collectors.registry import HISTORY_COLLECTOR

@@ -7,7 +7,7 @@ import pytest
 from exporter.api.answers import Payout
 from exporter.clock import NEVER
 from exporter.collectors import poll_metrics
-from exporter.collectors.metric import Expiry
+from exporter.collectors.expiry import Expiry
 from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import (
     COLLECTORS,

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from exporter.collectors.snapshot import Snapshot, Store
-from exporter.pages.own import OwnMetrics
+from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format, header, lines
 from tests.collectors.sites import failed, later, polled

@@ -7,7 +7,7 @@ import pytest
 
 from exporter.collectors.registry import SITE_METRICS
 from exporter.pages.catalogue import CATALOGUE
-from exporter.pages.own import OWN_METRICS
+from exporter.pages.exporter_metrics import OWN_METRICS
 from tests.conftest import SHARED
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from exporter.collectors.metric import Family
 from exporter.collectors.payout import DIFFICULTY
 from exporter.collectors.poll_metrics import FAILURES
 from exporter.collectors.users import USER_BALANCE, USER_HASHES
-from exporter.pages.own import OwnMetrics
+from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.text import Format, lines, number, series, to_openmetrics
 from tests.collectors.sites import samples_of
 from tests.pages.exposed import exposition

@@ -10,7 +10,7 @@ import httpx
 
 from exporter.api.client import Client
 from exporter.collectors.snapshot import Store
-from exporter.pages.own import OwnMetrics
+from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.polling.poller import Poller
 from tests.conftest import WALL, VirtualTime
 

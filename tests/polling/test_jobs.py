@@ -9,7 +9,7 @@ import pytest
 from exporter.api.answers import Payout
 from exporter.clock import Now
 from exporter.collectors.all_users import ALL_USERS
-from exporter.collectors.collector import Reading
+from exporter.collectors.expiry import Reading
 from exporter.collectors.history import HISTORY
 from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import PAYOUT_COLLECTOR, USERS_COLLECTOR

@@ -12,7 +12,7 @@ from exporter.collectors.history import HISTORY
 from exporter.collectors.registry import PAYOUT_COLLECTOR
 from exporter.collectors.users import TOP_USERS
 from exporter.endpoint import Reason
-from exporter.pages.own import OwnMetrics
+from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.polling.poller import Failure, poll_once
 from tests.conftest import VirtualTime, parsed
 from tests.polling.rig import ANSWERS, Api, ok, reply

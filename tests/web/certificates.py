@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.web import config_file
+from exporter.web.web_config import MAX_BYTES
 from tests.conftest import required
 
 if TYPE_CHECKING:
@@ -46,5 +46,5 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(openssl, "ec", "-in", "exporter.key", "-aes128", "-passout", "pass:canary", "-out", "locked.key")
     os.mkfifo(folder / "pipe")
     (folder / "empty").touch()
-    (folder / "huge").write_bytes(bytes(config_file.MAX_BYTES + 1))
+    (folder / "huge").write_bytes(bytes(MAX_BYTES + 1))
     return folder

@@ -14,7 +14,7 @@ from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import COLLECTORS
 from exporter.collectors.snapshot import Snapshot, Store
 from exporter.collectors.users import TOP_USERS
-from exporter.pages.own import OwnMetrics
+from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.web.access import WebAccess
 from exporter.web.routes import Hooks, Web

@@ -25,7 +25,7 @@ from exporter.collectors.snapshot import Snapshot, Store
 from exporter.collectors.users import TOP_USERS
 from exporter.config.secret import Secret
 from exporter.endpoint import Reason
-from exporter.pages.own import OwnMetrics
+from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format
 from exporter.polling.poller import poll_once

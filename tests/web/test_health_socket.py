@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.web.health import ask_health, serve_health
+from exporter.web.health_socket import ask_health, serve_health
 from exporter.web.listening import AddressError
 
 if TYPE_CHECKING:

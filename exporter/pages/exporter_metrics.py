@@ -5,7 +5,8 @@ from typing import Any
 
 import prometheus_client as prometheus
 
-from exporter.collectors.metric import Expiry, Metric, MetricList
+from exporter.collectors.expiry import Expiry
+from exporter.collectors.metric import Metric, MetricList
 
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds; the default timeout is one of them
 DELAY_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 60)

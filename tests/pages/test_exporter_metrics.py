@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 
-from exporter.pages.own import DELAY_BUCKETS, DURATION_BUCKETS, OWN_METRICS, OwnMetrics
+from exporter.pages.exporter_metrics import DELAY_BUCKETS, DURATION_BUCKETS, OWN_METRICS, OwnMetrics
 
 
 def test_the_list_is_what_is_exported() -> None:
