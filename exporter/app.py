@@ -8,7 +8,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from exporter.config.sharding import WHOLE, Share
 from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format
+from exporter.polling.jobs import Job, Plan, jobs_of, plan
 from exporter.polling.poller import Failure, Poller, poll_once, secrets_of
 from exporter.web.access import PreparedWebConfig, WebAccess
 from exporter.web.health_socket import serve_health
@@ -114,7 +115,8 @@ class App:
         """Begin to poll, without a listener, with this config or the one it loads. Raises ConfigError."""
         config = config or self._load()
         logger.info("starting", version=__version__, sites=len(config.sites))
-        self._apply(config, Client(config.api, USER_AGENT, self._transport))
+        client = Client(config.api, USER_AGENT, self._transport)
+        self._apply(config, client, plan([], jobs_of(config)))
         self._spawn(self._pages.keep_rendered())
 
     def _load(self) -> Config:
@@ -123,13 +125,21 @@ class App:
         sites = tuple(site for site in config.sites if self._options.share.has(site.name))
         return replace(config, sites=sites)
 
+    def _load_changes(self, jobs: Sequence[Job]) -> tuple[Config, Plan]:
+        """Load the config, and plan how to poll it instead of these jobs."""
+        config = self._load()
+        return config, plan(jobs, jobs_of(config))
+
     async def reload(self) -> list[str]:
         """Take changed files; return why not when one is refused, and everything stays as it was."""
         if not self._client:
             return ["not started yet: try again in a second"]
         async with self._reloading:
             try:
-                config, prepared = self._load(), self._access.prepare_reload()
+                await self._poller.started()
+                jobs, prepared = self._poller.jobs, self._access.prepare_reload()
+                # Thousands of sites take a second, which scrapes would have to wait for on the event loop.
+                config, changes = await asyncio.to_thread(self._load_changes, jobs)
                 same_api = config.api == self._config.api
                 client = self._client if same_api else Client(config.api, USER_AGENT, self._transport)
                 await self._renew(prepared)
@@ -137,7 +147,7 @@ class App:
                 return self._refuse("reload_failed", error)
             if not same_api:
                 self._spawn(self._retire(self._client, self._config.api.timeout))
-            self._apply(config, client)
+            self._apply(config, client, changes)
             logger.info("reloaded", sites=len(config.sites))
             return []
 
@@ -178,11 +188,11 @@ class App:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _apply(self, config: Config, client: Client) -> None:
+    def _apply(self, config: Config, client: Client, changes: Plan) -> None:
         log.conceal(secrets_of(config))
         _warn(config.warnings)
         self._config, self._client = config, client
-        self._poller.apply(config, client)
+        self._poller.apply(config, client, changes)
         self._pages.show(config.sites, on_metrics=config.web.sites_on_metrics)
         self._set_load_status(LoadStatus(self._clock.now().wall))
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -25,7 +26,7 @@ from exporter.config.secret import Secret, SecretReader
 from exporter.endpoint import Endpoint, Reason
 from exporter.log import conceal
 from exporter.pages.exporter_metrics import OwnMetrics
-from exporter.polling.jobs import Job, Key, carried, jobs_of, plan
+from exporter.polling.jobs import Job, Key, Plan, carried, jobs_of
 from exporter.polling.schedule import Schedule, first_due, phase, retry_after_seconds
 from exporter.polling.slots import Slots
 
@@ -33,6 +34,7 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
+STARTED_AT_ONCE = 100  # loops, in one turn of the event loop: some milliseconds
 SECRET_INTERVAL = 10.0  # seconds between looks at the secret file while its site is backed off
 RESTART_DELAY = 1.0  # seconds, doubled with every crash in a row
 LONGEST_RESTART_DELAY = 60.0
@@ -109,40 +111,70 @@ class Poller:
         self._own = own
         self._clock = clock
         self._loops: dict[Key, _Loop] = {}
+        self._starting: asyncio.Task[None] | None = None  # the loops of a large config
         self._client: Client
         self._slots = Slots(1)
         self._timeout = 0.0
         self._last_end = 0.0  # when any poll last ended, monotonic seconds
 
-    def apply(self, config: Config, client: Client) -> None:
-        """Poll what this config says from now on; loops whose job is unchanged go on as they are."""
+    @property
+    def jobs(self) -> list[Job]:
+        """What is polled now; of a config that was just applied, all of it after `started`."""
+        return [loop.job for loop in self._loops.values()]
+
+    async def started(self) -> None:
+        """Return when all loops of the last config have started."""
+        if self._starting:
+            await asyncio.wait([self._starting])
+
+    def apply(self, config: Config, client: Client, changes: Plan) -> None:
+        """Poll what this config says from now on, by the plan that leads there from the present `jobs`.
+
+        Loops whose job is unchanged go on as they are. Of many new loops only some start at once; the others
+        follow in turns of the event loop, so that scrapes are answered in between.
+        """
         now = self._clock.now()
-        jobs = jobs_of(config)
-        changes = plan([loop.job for loop in self._loops.values()], jobs)
         self._client, self._timeout = client, config.api.timeout
         self._slots = self._slots.resized(config.api.max_concurrency, [site.name for site in config.sites])
-        for job in jobs:
-            self._own.poll_duration.labels(job.endpoint)  # at 0 from the start
+        for endpoint in dict.fromkeys(job.endpoint for job in (*changes.start, *changes.keep)):
+            self._own.poll_duration.labels(endpoint)  # at 0 from the start
         self._store.replace_all(
             {site.name: carried(self._store, site, changes.carry[site.name]) for site in config.sites}
         )
-        old, self._loops = self._loops, {}
-        for place, job in enumerate(changes.start):
-            due = first_due(place, len(changes.start), job.poll.interval, now.mono)
-            self._start(_Loop(job, due, old[job.key] if job.key in changes.adopt else None), now)
+        for key in changes.stop - changes.adopt:
+            self._loops.pop(key).cancel()
+        starts = iter(enumerate(changes.start))
+        self._start_some(starts, changes, now)
         for job in changes.keep:
-            loop = self._loops[job.key] = old[job.key]
+            loop = self._loops[job.key]
             loop.job, state = job, loop.state
             soon = max(now.mono + self._clock.random() * job.poll.interval, state.schedule.retry_at)
             if state.schedule.failures and soon < state.due:  # backed off: it polls within an interval
                 loop.cancel()
                 loop.state = replace(state, due=soon, expected_by=soon)
                 self._start(loop, now)
-        for key in changes.stop:
-            old[key].cancel()
+        if len(changes.start) > STARTED_AT_ONCE:
+            self._starting = asyncio.create_task(self._start_rest(starts, changes, now))
+
+    async def _start_rest(self, starts: Iterator[tuple[int, Job]], changes: Plan, now: Now) -> None:
+        while self._start_some(starts, changes, now):  # noqa: ASYNC110 - it does not wait: it works
+            await asyncio.sleep(0)
+
+    def _start_some(self, starts: Iterator[tuple[int, Job]], changes: Plan, now: Now) -> bool:
+        """Start the next new loops of a plan in the place of old ones; return whether there were any left."""
+        some = list(islice(starts, STARTED_AT_ONCE))
+        for place, job in some:
+            due = first_due(place, len(changes.start), job.poll.interval, now.mono)
+            before = self._loops.get(job.key)  # of the same source, or there is none
+            self._start(_Loop(job, due, before), now)
+            if before:
+                before.cancel()
+        return bool(some)
 
     async def stop(self) -> None:
         """Cancel the loops, calls in flight included."""
+        if self._starting:
+            self._starting.cancel()
         tasks = [loop.task for loop in self._loops.values() if loop.task]
         for loop in self._loops.values():
             loop.cancel()

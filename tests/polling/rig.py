@@ -11,6 +11,7 @@ import httpx
 from exporter.api.client import Client
 from exporter.collectors.snapshot import Store
 from exporter.pages.exporter_metrics import OwnMetrics
+from exporter.polling.jobs import jobs_of, plan
 from exporter.polling.poller import Poller
 from tests.conftest import WALL, VirtualTime
 
@@ -79,7 +80,7 @@ class Rig:
     def apply(self, config: Config | None = None) -> None:
         """Poll what a config says, or reload the one in force."""
         self.config = config or self.config
-        self.poller.apply(self.config, self.client)
+        self.poller.apply(self.config, self.client, plan(self.poller.jobs, jobs_of(self.config)))
 
     def record(self, endpoint: Endpoint, site: str = "demo") -> PollRecord:
         """Return the record of an endpoint's polls."""
