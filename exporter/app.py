@@ -24,7 +24,7 @@ from exporter.clock import Clock, Now
 from exporter.collectors.registry import USERS_COLLECTOR
 from exporter.collectors.snapshot import Store
 from exporter.config import Config, ConfigError
-from exporter.config.sharding import WHOLE, Share
+from exporter.config.sharding import ALL_SITES, Share
 from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format
@@ -40,8 +40,8 @@ from exporter.web.status import LoadStatus, ProcessInfo
 logger = structlog.get_logger()
 
 WEB_CONFIG_REFUSED = "web_config_refused"
-WATCH = 1.0  # seconds between looks at the web config and the files it names
-REAL = Clock(lambda: Now(time.time(), time.monotonic()), asyncio.sleep, random.random)
+WATCH_INTERVAL = 1.0  # seconds between looks at the web config and the files it names
+REAL_CLOCK = Clock(lambda: Now(time.time(), time.monotonic()), asyncio.sleep, random.random)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Options:
     health_socket: Path | None = None
     web_config: Path | None = None
     revision: str = "unknown"
-    share: Share = WHOLE
+    share: Share = ALL_SITES
     external_url: str = ""
 
 
@@ -67,7 +67,7 @@ class App:
         self,
         load: Callable[[], Config],
         options: Options,
-        clock: Clock = REAL,
+        clock: Clock = REAL_CLOCK,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._load_all = load
@@ -223,7 +223,7 @@ class App:
     async def _watch(self) -> None:
         """Take changes of the web config, its certificates and keys as they are made."""
         while True:
-            await self._clock.sleep(WATCH)
+            await self._clock.sleep(WATCH_INTERVAL)
             try:
                 if self._access.changed():
                     await self.reload_web_config()
@@ -275,7 +275,7 @@ def check_web_config(path: Path | None) -> tuple[str, ...]:
 
 
 async def check_online(
-    config: Config, clock: Clock = REAL, transport: httpx.AsyncBaseTransport | None = None
+    config: Config, clock: Clock = REAL_CLOCK, transport: httpx.AsyncBaseTransport | None = None
 ) -> tuple[str, list[Failure], list[tuple[str, str, str]]]:
     """Poll each endpoint of each site once. Raises ConfigError when no client can be made.
 

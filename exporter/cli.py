@@ -25,11 +25,11 @@ import structlog
 import uvloop
 
 from exporter import __version__, config, log
-from exporter.app import REAL, App, Options, check_online, check_web_config
+from exporter.app import REAL_CLOCK, App, Options, check_online, check_web_config
 from exporter.backfill.command import UsageError, write_backfill
 from exporter.config import ConfigError
-from exporter.config.sections import POLLS
-from exporter.config.sharding import WHOLE, Share
+from exporter.config.sections import POLL_CLASSES
+from exporter.config.sharding import ALL_SITES, Share
 from exporter.web.health_socket import ask_health
 from exporter.web.listening import AddressError, address_of, listen, raise_open_files
 from exporter.web.server import Server
@@ -101,7 +101,7 @@ def demo(flags: Namespace) -> NoReturn:
         with listening:
             api = asyncio.create_task(Server(simulator.app(world)).serve([listening]))
             sites = [{"name": name, "secret_env": name, "watch_users": ["johnd"]} for name in world.sites]
-            poll: dict[str, dict[str, object]] = {name: {"interval": "5s"} for name in POLLS}
+            poll: dict[str, dict[str, object]] = {name: {"interval": "5s"} for name in POLL_CLASSES}
             poll["all_users"]["enabled"] = True
             document = {"api": {"url": f"http://{address_of(listening)}"}, "sites": sites, "poll": poll}
             secrets = {name: site.secret for name, site in world.sites.items()}
@@ -166,7 +166,7 @@ def simulate(flags: Namespace) -> NoReturn:
 
 def backfill(flags: Namespace) -> int:
     """Write the API's week as OpenMetrics."""
-    return FINE if write_backfill(_load(flags), flags, REAL, _tell) else FAILED
+    return FINE if write_backfill(_load(flags), flags, REAL_CLOCK, _tell) else FAILED
 
 
 def health(flags: Namespace) -> int:
@@ -182,7 +182,7 @@ def _load(flags: Namespace) -> config.Config:
     return config.load(path or Path(DEFAULT_CONFIG), os.environ, explicit=path is not None)
 
 
-def _options(flags: Namespace, default_address: str, share: Share = WHOLE) -> Options:
+def _options(flags: Namespace, default_address: str, share: Share = ALL_SITES) -> Options:
     addresses = tuple(flags.web_listen_address or [default_address])
     revision, url = os.environ.get(REVISION, "unknown"), flags.web_external_url or ""
     health_socket, web_config = flags.web_health_socket, flags.web_config_file
@@ -192,7 +192,7 @@ def _options(flags: Namespace, default_address: str, share: Share = WHOLE) -> Op
 def _share(shard: int | str | None, total: int | None) -> Share:
     """Return the process' share of the sites. Raises UsageError if there is none."""
     if shard is None and total is None:
-        return WHOLE
+        return ALL_SITES
     if shard is None or total is None:
         raise UsageError("--shard and --total-shards need each other")
     if shard == "auto":

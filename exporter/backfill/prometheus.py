@@ -19,9 +19,9 @@ from exporter.pages.text import series
 T = TypeVar("T")
 
 LOOKBACK = 300  # seconds without a sample after which a graph has a gap
-HEAD = 3 * 3600  # seconds that Prometheus keeps in its head at most, while it is well
-EARLIER = 30 * 86_400  # seconds before the API's oldest row in which a series may have samples
-CHUNK = 86_400  # seconds that one query asks for
+MAX_HEAD_SECONDS = 3 * 3600  # seconds that Prometheus keeps in its head at most, while it is well
+DAY = 86_400  # seconds; one query asks for a day
+EARLIER_SECONDS = 30 * DAY  # seconds before the API's oldest row in which a series may have samples
 TIMEOUT = 60.0  # seconds that an answer of Prometheus may take
 
 
@@ -72,7 +72,7 @@ class Prometheus:
         the newest block's end, of all series. Where no start is reported, the head has three hours at most.
         """
         start, _ = await self._get("/api/v1/status/tsdb", {}, float, "headStats", "minTime")
-        return now - HEAD if start is None else min(now, start / 1000)
+        return now - MAX_HEAD_SECONDS if start is None else min(now, start / 1000)
 
     async def sample_times(self, source: Source, metric: Metric, since: float, now: float) -> list[float]:
         """Return the times of its samples of a series, ascending, from a little before `since` on.
@@ -82,11 +82,11 @@ class Prometheus:
         """
         selector = source.series(metric)
         begin = since - LOOKBACK
-        earlier = await self._query(f"count_over_time({selector}[{EARLIER}s])", begin)
+        earlier = await self._query(f"count_over_time({selector}[{EARLIER_SECONDS}s])", begin)
         recent = [
             result
-            for chunk in range(math.ceil((now - begin) / CHUNK))
-            for result in await self._query(f"{selector}[{CHUNK}s]", min(begin + (chunk + 1) * CHUNK, now))
+            for number in range(1, math.ceil((now - begin) / DAY) + 1)
+            for result in await self._query(f"{selector}[{DAY}s]", min(begin + number * DAY, now))
         ]
         for result in (*earlier, *recent):
             if more := sorted(result.metric.keys() - source.labels.keys() - {"__name__"}):

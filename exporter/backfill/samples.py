@@ -29,7 +29,7 @@ from exporter.pages.text import Format, header, number, series
 Interval = tuple[range, Mapping[Metric, float]]  # times of the grid at which a site exports these values
 Windows = Sequence[tuple[float, float]]  # ascending; samples are written strictly between the two times
 
-STEP = 240  # seconds: below Prometheus' lookback of five minutes, so that graphs have no holes
+STEP_SECONDS = 240  # seconds: below Prometheus' lookback of five minutes, so that graphs have no holes
 DAY_ROWS = 24
 METRICS = (HASHRATE, BASELINE, ROW_HASHES, DAY_HASHES, SETTLED_TIMESTAMP)
 
@@ -88,7 +88,7 @@ def intervals(source: Source, since: float, now: float) -> list[Interval]:
         # A day's sum needs all of the day's rows, and of cumulative hashes also the row before.
         if view.settled < DAY_ROWS + (view.meaning == Meaning.CUMULATIVE):
             values.pop(DAY_HASHES, None)
-        times = range(at, max(at + STEP, _next(min(until.wall, now))), STEP)
+        times = range(at, max(at + STEP_SECONDS, _next(min(until.wall, now))), STEP_SECONDS)
         result.append((times, values))
         at = times.stop
     return result
@@ -96,4 +96,4 @@ def intervals(source: Source, since: float, now: float) -> list[Interval]:
 
 def _next(time: float) -> int:
     """Return the first time of the grid at or after a time."""
-    return math.ceil(time / STEP) * STEP
+    return math.ceil(time / STEP_SECONDS) * STEP_SECONDS

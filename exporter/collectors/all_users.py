@@ -9,7 +9,7 @@ from exporter.api.answers import decode_user_page
 from exporter.api.client import Request
 from exporter.api.errors import InvalidPage, InvalidResponse, TooLarge
 from exporter.clock import Now
-from exporter.collectors.collector import Ask, Collector, Step, Traits, Visible
+from exporter.collectors.collector import Ask, Collector, EndpointTraits, Step, Visible
 from exporter.collectors.expiry import Reading, unless_stale
 from exporter.collectors.metric import Family, MetricList
 from exporter.config import Poll, Site
@@ -40,11 +40,11 @@ class Sums(NamedTuple):
 class AllUsersCollector(Collector["Reading[Sums] | None", "Sums | None"]):
     """The sums of the last complete walk."""
 
-    endpoints = {ALL_USERS: Traits(rejects_entries=True, reasons=(Reason.INVALID_PAGE,))}
+    endpoints = {ALL_USERS: EndpointTraits(rejects_entries=True, reasons=(Reason.INVALID_PAGE,))}
     metrics = METRICS
     initial = None
 
-    def polls(self, site: Site) -> Mapping[Endpoint, Poll]:
+    def polled(self, site: Site) -> Mapping[Endpoint, Poll]:
         """Poll where the config asks for it: a walk is long."""
         return {ALL_USERS: site.polls.all_users} if site.polls.all_users.enabled else {}
 
@@ -84,7 +84,7 @@ class AllUsersCollector(Collector["Reading[Sums] | None", "Sums | None"]):
 
     def visible(self, site: Site, state: Reading[Sums] | None, now: Now) -> Visible[Sums | None]:
         """Show the sums until they are stale."""
-        polls = self.polls(site)
+        polls = self.polled(site)
         sums, until = unless_stale(state, polls.get(ALL_USERS), now)
         return Visible(sums, until, frozenset() if sums else frozenset(polls))
 

@@ -22,14 +22,14 @@ View = TypeVar("View")
 
 
 @dataclass(frozen=True)
-class Traits:
+class EndpointTraits:
     """What is special about an endpoint: entries can be rejected one by one; error codes of its own."""
 
     rejects_entries: bool = False
     reasons: tuple[Reason, ...] = ()
 
 
-class LogLine(NamedTuple):
+class WarningEvent(NamedTuple):
     """Something in an answer that an operator should read: a warning event and its values."""
 
     event: str
@@ -41,7 +41,7 @@ class Step(NamedTuple, Generic[State]):
 
     state: State
     rejected: int = 0
-    warnings: tuple[LogLine, ...] = ()
+    warnings: tuple[WarningEvent, ...] = ()
 
 
 class Visible(NamedTuple, Generic[View]):
@@ -65,12 +65,12 @@ class Ask(Protocol):
 class Collector(ABC, Generic[State, View]):
     """One endpoint, or two that share their data. Instances hold no data: states are handed in and out."""
 
-    endpoints: ClassVar[Mapping[Endpoint, Traits]]
+    endpoints: ClassVar[Mapping[Endpoint, EndpointTraits]]
     metrics: ClassVar[Sequence[Metric]]
     initial: State
 
     @abstractmethod
-    def polls(self, site: Site) -> Mapping[Endpoint, Poll]:
+    def polled(self, site: Site) -> Mapping[Endpoint, Poll]:
         """Return which endpoints are polled for a site, and how."""
 
     @abstractmethod
@@ -93,7 +93,7 @@ class Collector(ABC, Generic[State, View]):
         """Return what else of the config a poll of the endpoint depends on, beside how it is polled."""
         return ()
 
-    def cleared(self, state: State) -> State:
+    def for_other_source(self, state: State) -> State:
         """Return the state for another source of data: counters stay, since they may not decrease."""
         return self.initial
 

@@ -21,7 +21,7 @@ ROUNDING = 0.001  # seconds: sums of floats are rounded, so a moment is looked a
 class Expiry(Enum):
     """When a metric's samples are removed, as every HELP says it: a reader has nothing else at hand."""
 
-    CONFIG = ""  # not polled at all
+    NOT_POLLED = ""
     NEVER = " Polled and cached, not fetched on scrape."
     STALE = (
         " Polled and cached, not fetched on scrape; absent when the last success is older than stale_after."

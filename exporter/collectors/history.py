@@ -9,9 +9,9 @@ from exporter.api.answers import History, HistoryRow, decode_history
 from exporter.api.client import Request
 from exporter.clock import Now
 from exporter.collectors import history_rows
-from exporter.collectors.collector import Ask, Collector, LogLine, Step, Traits, Visible
+from exporter.collectors.collector import Ask, Collector, EndpointTraits, Step, Visible, WarningEvent
 from exporter.collectors.expiry import Expiry, Reading, next_moment, unless_stale
-from exporter.collectors.history_rows import BASELINE_SAMPLES, SETTLED_AFTER, Meaning
+from exporter.collectors.history_rows import MIN_BASELINE_SAMPLES, SETTLED_AFTER, Meaning
 from exporter.collectors.metric import Family, MetricList
 from exporter.config import Poll, Site
 from exporter.endpoint import Endpoint
@@ -110,11 +110,11 @@ class HistoryView(NamedTuple):
 class HistoryCollector(Collector[HistoryState, HistoryView]):
     """The rows of the last answer, and what is computed from them."""
 
-    endpoints = {HISTORY: Traits(rejects_entries=True)}
+    endpoints = {HISTORY: EndpointTraits(rejects_entries=True)}
     metrics = METRICS
     initial = HistoryState()
 
-    def polls(self, site: Site) -> Mapping[Endpoint, Poll]:
+    def polled(self, site: Site) -> Mapping[Endpoint, Poll]:
         """Poll always."""
         return {HISTORY: site.polls.history}
 
@@ -128,11 +128,11 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
         """Keep the rows in order, and find out what `hashes` means; warn once when nothing fits."""
         rows, future = history_rows.tidy(answer.entries, now.wall)
         settled = rows[: history_rows.settled_count(rows, now.wall)]
-        meaning = history_rows.meaning(settled, state.meaning)
+        meaning = history_rows.find_meaning(settled, state.meaning)
         kept = rows or state.rows
         complete = kept[: history_rows.settled_count(kept, now.wall)]
         contradictory = meaning is Meaning.UNKNOWN and history_rows.conclusive(complete)
-        warning = LogLine("history_hashes_unknown", {"endpoint": endpoint})
+        warning = WarningEvent("history_hashes_unknown", {"endpoint": endpoint})
         return Step(
             HistoryState(Reading(rows, now), kept, meaning, contradictory),
             answer.rejected + future,
@@ -182,7 +182,7 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
         if not view.settled_recent:
             return
         yield Family.single(HASHRATE, site, settled[-1].hashrate)
-        if len(peers) >= BASELINE_SAMPLES:
+        if len(peers) >= MIN_BASELINE_SAMPLES:
             yield Family.single(BASELINE, site, median(peers))
         for metric, hashes in (
             (ROW_HASHES, history_rows.window_hashes(settled, view.meaning, 1)),

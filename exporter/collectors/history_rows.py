@@ -17,7 +17,7 @@ DAY = 24 * HOUR
 WEEK_ROWS = 7 * 24  # one for each hour: what the API remembers
 SETTLED_AFTER = HOUR + 15 * 60  # an hour's row may still be corrected a little after the hour has ended
 FUTURE = HOUR  # clocks differ; a row that starts later than this is no clock difference
-BASELINE_SAMPLES = 3  # the median of two is an average: one odd day would move it
+MIN_BASELINE_SAMPLES = 3  # the median of two is an average: one odd day would move it
 
 
 class Meaning(StrEnum):
@@ -63,7 +63,7 @@ def baselines(rows: Sequence[HistoryRow]) -> list[float | None]:
     for row in rows:
         peers = earlier[_hour(row) % 24]
         rates = [peer.hashrate for peer in peers if _hour(peer) < _hour(row)]
-        medians.append(median(rates) if len(rates) >= BASELINE_SAMPLES else None)
+        medians.append(median(rates) if len(rates) >= MIN_BASELINE_SAMPLES else None)
         peers.append(row)
     return medians
 
@@ -75,7 +75,7 @@ def missing(rows: Sequence[HistoryRow]) -> int:
     return _hour(rows[-1]) - _hour(rows[0]) + 1 - len({_hour(row) for row in rows})
 
 
-def meaning(settled: Sequence[HistoryRow], previous: Meaning) -> Meaning:
+def find_meaning(settled: Sequence[HistoryRow], previous: Meaning) -> Meaning:
     """Find what `hashes` means; keep the `previous` meaning without a row that has hashes and a hashrate."""
     if not conclusive(settled):
         return previous
@@ -94,19 +94,19 @@ def conclusive(settled: Iterable[HistoryRow]) -> bool:
     return any(row.hashes and row.hashrate for row in settled)
 
 
-def window_hashes(settled: Sequence[HistoryRow], means: Meaning, hours: int) -> float | None:
+def window_hashes(settled: Sequence[HistoryRow], meaning: Meaning, hours: int) -> float | None:
     """Hashes in the last rows, as many as `hours` or fewer; None when the rows do not decide that."""
-    if means is Meaning.CUMULATIVE:
+    if meaning is Meaning.CUMULATIVE:
         # The oldest row of the window has its hour's hashes from the row before it.
         return _increases(_successive(settled[-hours - 1 :]))
-    return sum(row.hashes for row in settled[-hours:]) if settled and means is Meaning.HOURLY else None
+    return sum(row.hashes for row in settled[-hours:]) if settled and meaning is Meaning.HOURLY else None
 
 
-def week_hashes(settled: Sequence[HistoryRow], means: Meaning) -> float | None:
+def week_hashes(settled: Sequence[HistoryRow], meaning: Meaning) -> float | None:
     """Hashes in all rows, gaps of cumulative rows included; None when the rows do not decide that."""
-    if means is Meaning.CUMULATIVE:
+    if meaning is Meaning.CUMULATIVE:
         return _increases(pairwise(settled))
-    return window_hashes(settled, means, len(settled))
+    return window_hashes(settled, meaning, len(settled))
 
 
 def _increases(pairs: Iterable[tuple[HistoryRow, HistoryRow]]) -> float | None:

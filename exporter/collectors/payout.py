@@ -6,7 +6,7 @@ from typing import NamedTuple
 from exporter.api.answers import Payout, decode_payout
 from exporter.api.client import Request
 from exporter.clock import Now
-from exporter.collectors.collector import Ask, Collector, Step, Traits, Visible
+from exporter.collectors.collector import Ask, Collector, EndpointTraits, Step, Visible
 from exporter.collectors.expiry import Expiry, Reading, unless_stale
 from exporter.collectors.metric import Family, MetricList
 from exporter.config import Poll, Site
@@ -39,11 +39,11 @@ class PayoutView(NamedTuple):
 class PayoutCollector(Collector["Reading[Payout] | None", PayoutView]):
     """The last answer, exported field by field."""
 
-    endpoints = {PAYOUT: Traits()}
+    endpoints = {PAYOUT: EndpointTraits()}
     metrics = METRICS
     initial = None
 
-    def polls(self, site: Site) -> Mapping[Endpoint, Poll]:
+    def polled(self, site: Site) -> Mapping[Endpoint, Poll]:
         """Poll always."""
         return {PAYOUT: site.polls.payout}
 

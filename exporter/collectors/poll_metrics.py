@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from exporter.collectors.collector import Traits
+from exporter.collectors.collector import EndpointTraits
 from exporter.collectors.expiry import Expiry
 from exporter.collectors.metric import Family, Metric, MetricList
 from exporter.collectors.snapshot import PollRecord
@@ -14,7 +14,7 @@ METRICS = MetricList("polls", Expiry.NEVER, labels="site endpoint")
 SITE_INFO = METRICS.gauge(
     "site_info",
     "1 for each configured site, with what its amounts are in.",
-    Expiry.CONFIG,
+    Expiry.NOT_POLLED,
     labels="site currency api_host",
     source="config",
 )
@@ -27,7 +27,7 @@ NEXT_POLL = METRICS.gauge(
     "next_poll_timestamp_seconds", "When the endpoint's next poll is due, back-off included."
 )
 INTERVAL = METRICS.gauge(
-    "poll_interval_seconds", "Configured interval of the endpoint's polls.", Expiry.CONFIG
+    "poll_interval_seconds", "Configured interval of the endpoint's polls.", Expiry.NOT_POLLED
 )
 POLLS = METRICS.counter("polls", "Polls of the endpoint, failed ones included.")
 FAILURES = METRICS.counter(
@@ -42,7 +42,7 @@ class PolledEndpoint(NamedTuple):
     """How an endpoint is polled, and the record of its polls."""
 
     endpoint: Endpoint
-    traits: Traits
+    traits: EndpointTraits
     poll: Poll
     record: PollRecord
 

@@ -36,7 +36,7 @@ def polled_endpoints(site: Site) -> list[tuple[Collector[Any, Any], Endpoint, Po
 
     A collector's second endpoint comes after the first ones of all collectors.
     """
-    polls = [(collector, *poll) for collector in COLLECTORS for poll in collector.polls(site).items()]
+    polls = [(collector, *poll) for collector in COLLECTORS for poll in collector.polled(site).items()]
     return sorted(polls, key=lambda entry: list(entry[0].endpoints).index(entry[1]))
 
 
@@ -63,7 +63,7 @@ def site_visible(site: Site, snapshot: Snapshot, now: Now) -> list[Visible[Any]]
 
 
 # What makes families of each view of `site_visible`. As long as a view is equal, so are its families.
-SITE_FAMILIES: tuple[Callable[[Site, Any], Iterable[Family]], ...] = (
+FAMILY_FUNCTIONS: tuple[Callable[[Site, Any], Iterable[Family]], ...] = (
     *(collector.families for collector in COLLECTORS),
     poll_metrics.families,
 )

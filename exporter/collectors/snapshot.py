@@ -66,7 +66,7 @@ class Snapshot:
     """All that is known of one site: states by collector, poll records by endpoint."""
 
     states: Mapping[Collector[Any, Any], Any] = field(default_factory=dict)
-    polls: Mapping[Endpoint, PollRecord] = field(default_factory=dict)
+    records: Mapping[Endpoint, PollRecord] = field(default_factory=dict)
 
     def state(self, collector: Collector[State, Any]) -> State:
         """Return a collector's state."""
@@ -79,11 +79,11 @@ class Snapshot:
 
     def record(self, endpoint: Endpoint) -> PollRecord:
         """Return the record of an endpoint's polls, an empty one before the first is planned."""
-        return self.polls.get(endpoint, PollRecord())
+        return self.records.get(endpoint, PollRecord())
 
     def with_record(self, endpoint: Endpoint, record: PollRecord) -> Snapshot:
         """Return the snapshot with another record of an endpoint's polls."""
-        return replace(self, polls={**self.polls, endpoint: record})
+        return replace(self, records={**self.records, endpoint: record})
 
 
 class Store:

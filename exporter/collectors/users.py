@@ -14,7 +14,7 @@ from exporter.api.answers import Entries, User, Users, decode_balance, decode_to
 from exporter.api.client import Request
 from exporter.api.errors import MissingInput, PollError, UnknownUser, UserRefused
 from exporter.clock import Now
-from exporter.collectors.collector import Ask, Collector, LogLine, Step, Traits, Visible
+from exporter.collectors.collector import Ask, Collector, EndpointTraits, Step, Visible, WarningEvent
 from exporter.collectors.expiry import Expiry, Reading, unless_stale
 from exporter.collectors.metric import Family, MetricList
 from exporter.collectors.user_labels import label_users, names_key, user_label
@@ -99,7 +99,7 @@ class UsersState:
     totals: Mapping[str, UserTotals] = field(default_factory=dict)
     tracked_hashes: float = 0.0
     totals_changed: float | None = None  # Unix seconds
-    regressions: int = 0
+    ignored: int = 0  # answers with an ignored decrease
     failures: Mapping[Reason, int] = field(default_factory=dict)  # of watched users
 
 
@@ -114,11 +114,11 @@ class UsersView(NamedTuple):
 class UsersCollector(Collector[UsersState, UsersView]):
     """Users with a series each, and sums over the top ones."""
 
-    endpoints = {TOP_USERS: Traits(rejects_entries=True), BALANCES: Traits()}
+    endpoints = {TOP_USERS: EndpointTraits(rejects_entries=True), BALANCES: EndpointTraits()}
     metrics = METRICS
     initial = UsersState()
 
-    def polls(self, site: Site) -> Mapping[Endpoint, Poll]:
+    def polled(self, site: Site) -> Mapping[Endpoint, Poll]:
         """Poll the top users always, `/user/balance` where users are watched."""
         polls: dict[Endpoint, Poll] = {TOP_USERS: site.polls.top_users}
         return polls | {BALANCES: site.polls.balances} if site.watch_users else polls
@@ -158,7 +158,7 @@ class UsersCollector(Collector[UsersState, UsersView]):
         if isinstance(answer, WatchedAnswer):
             return self._step_watched(site, state, answer, now)
         users = label_users(answer, names_key(site))
-        totals, regressions = update_totals(state.totals, endpoint, users.entries)
+        totals, ignored = update_totals(state.totals, endpoint, users.entries)
         top = {user.name: totals[user.name].total for user in users.entries}
         before = state.top.value.totals if state.top else {}
         pairs = zip(top.values(), map(before.get, top, top.values()), strict=True)
@@ -174,7 +174,7 @@ class UsersCollector(Collector[UsersState, UsersView]):
                 totals=totals,
                 tracked_hashes=state.tracked_hashes + sum([change for change in changes if change > 0]),
                 totals_changed=now.wall if changed else state.totals_changed,
-                regressions=state.regressions + regressions,
+                ignored=state.ignored + ignored,
             ),
             users.rejected,
         )
@@ -184,7 +184,7 @@ class UsersCollector(Collector[UsersState, UsersView]):
     ) -> Step[UsersState]:
         """Update the totals; warn once of each user that is refused, by place: names are personal."""
         users = label_users(Entries(answer.users), names_key(site))
-        totals, regressions = update_totals(state.totals, BALANCES, users.entries)
+        totals, ignored = update_totals(state.totals, BALANCES, users.entries)
         labels = tuple(user.name for user in users.entries)
         before = state.watched.value.refused if state.watched else ()
         return Step(
@@ -192,12 +192,14 @@ class UsersCollector(Collector[UsersState, UsersView]):
                 state,
                 watched=Reading(WatchedUsers(site.watch_users, labels, answer.refused), now),
                 totals=totals,
-                regressions=state.regressions + regressions,
+                ignored=state.ignored + ignored,
                 failures=Counter(state.failures) + Counter(reason for _, reason in answer.refused),
             ),
             users.rejected,
             tuple(
-                LogLine("watched_user_refused", {"user": f"watch_users[{place}]", "reason": reason.value})
+                WarningEvent(
+                    "watched_user_refused", {"user": f"watch_users[{place}]", "reason": reason.value}
+                )
                 for place, reason in answer.refused
                 if (place, reason) not in before
             ),
@@ -205,7 +207,7 @@ class UsersCollector(Collector[UsersState, UsersView]):
 
     def visible(self, site: Site, state: UsersState, now: Now) -> Visible[UsersView]:
         """Show each answer until it is stale."""
-        polls = self.polls(site)
+        polls = self.polled(site)
         top, top_until = unless_stale(state.top, polls[TOP_USERS], now)
         watched, watched_until = unless_stale(state.watched, polls.get(BALANCES), now)
         shown = {TOP_USERS: top, BALANCES: watched}
@@ -226,7 +228,7 @@ class UsersCollector(Collector[UsersState, UsersView]):
             yield Family(USER_WITHDRAWN, (site.name, labels), [user.withdrawn for user in users])
             yield Family(USER_BALANCE, (site.name, labels), [user.balance for user in users])
         yield Family.single(TRACKED_HASHES, site, view.state.tracked_hashes)
-        yield Family.single(REGRESSIONS, site, view.state.regressions)
+        yield Family.single(REGRESSIONS, site, view.state.ignored)
         if view.state.totals_changed is not None:
             yield Family.single(TOTALS_CHANGED, site, view.state.totals_changed)
         if site.watch_users:
@@ -234,11 +236,9 @@ class UsersCollector(Collector[UsersState, UsersView]):
             counts = [float(view.state.failures.get(reason, 0)) for reason in USER_REASONS]
             yield Family(WATCHED_FAILURES, (reasons, site.name), counts)
 
-    def cleared(self, state: UsersState) -> UsersState:
+    def for_other_source(self, state: UsersState) -> UsersState:
         """Keep the counters."""
-        return UsersState(
-            tracked_hashes=state.tracked_hashes, regressions=state.regressions, failures=state.failures
-        )
+        return UsersState(tracked_hashes=state.tracked_hashes, ignored=state.ignored, failures=state.failures)
 
     def reconfigured(self, site: Site, state: UsersState) -> UsersState:
         """Forget who is not watched any more: removing a person from the config removes the data."""

@@ -16,7 +16,7 @@ from msgspec import UNSET
 from exporter.config import schema, sections
 from exporter.config.problems import ConfigError, Problem, Problems
 from exporter.config.secret import Secret, SecretSource, clean, exposed, read_secret, secret_variable
-from exporter.config.sections import POLLS, Api, Config, Polls, Site, Users, WebSection
+from exporter.config.sections import POLL_CLASSES, Api, Config, Polls, Site, Users, WebSection
 from exporter.config.values import MAX_DURATION, format_duration
 from exporter.config.yamlfile import load_yaml
 
@@ -130,7 +130,7 @@ class _Builder:
         site has a longer interval, that is a problem of the site, because the intention is unclear.
         """
         polls: dict[str, Any] = {}
-        for name, (section, poll) in POLLS.items():
+        for name, (section, poll) in POLL_CLASSES.items():
             place, changes = f"{path}.{name}", overrides.get(name, {})
             values = schema.defaults(section) | base.get(name, {}) | changes
             interval = values["interval"]

@@ -8,7 +8,7 @@ from msgspec.structs import asdict
 
 from exporter.config import schema
 from exporter.config.secret import MASK
-from exporter.config.sections import POLLS, ApiSection, Config, Polls, Site
+from exporter.config.sections import POLL_CLASSES, ApiSection, Config, Polls, Site
 
 
 def masked(config: Config) -> str:
@@ -44,4 +44,4 @@ def _site_section(site: Site, poll: dict[str, dict[str, Any]]) -> dict[str, Any]
 
 
 def _poll_sections(polls: Polls) -> dict[str, dict[str, Any]]:
-    return {name: schema.write(asdict(poll), POLLS[name][0]) for name, poll in asdict(polls).items()}
+    return {name: schema.write(asdict(poll), POLL_CLASSES[name][0]) for name, poll in asdict(polls).items()}

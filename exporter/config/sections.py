@@ -169,7 +169,7 @@ class Polls(Struct, frozen=True):
 
 
 # For each name: its section, and the class that the program uses.
-POLLS: dict[str, tuple[type[PollSection], type[Poll]]] = {
+POLL_CLASSES: dict[str, tuple[type[PollSection], type[Poll]]] = {
     name: (unwrap(fields(PollsSection)[name].type)[0], poll) for name, poll in get_type_hints(Polls).items()
 }
 

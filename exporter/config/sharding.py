@@ -23,4 +23,4 @@ class Share(NamedTuple):
         return self.shard == max(range(self.total), key=weight)
 
 
-WHOLE = Share(0, 1)
+ALL_SITES = Share(0, 1)

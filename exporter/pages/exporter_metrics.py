@@ -12,7 +12,7 @@ DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds; the def
 DELAY_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 60)
 
 
-OWN_METRICS = MetricList("exporter", Expiry.CONFIG, labels="")
+OWN_METRICS = MetricList("exporter", Expiry.NOT_POLLED, labels="")
 POLL_DURATION = OWN_METRICS.histogram(
     "poll_duration_seconds", "How long whole polls took.", labels="endpoint"
 )

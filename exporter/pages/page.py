@@ -10,15 +10,15 @@ from exporter.pages.text import Format, header, to_openmetrics
 SiteText = tuple[bytes | None, ...]
 
 GZIP_LEVEL = 1  # twice the size of level 9 in a tenth of its time; the next scrape is seconds away
-HEADERS = {format_: tuple(header(metric, format_) for metric in SITE_METRICS) for format_ in Format}
+HELP_LINES = {format_: tuple(header(metric, format_) for metric in SITE_METRICS) for format_ in Format}
 NO_SITE: SiteText = (None,) * len(SITE_METRICS)
 
 _numbers = count()
 
 
-def header_bytes(sites: Sequence[SiteText]) -> int:
+def help_bytes(sites: Sequence[SiteText]) -> int:
     """Return the size of the headers of all families that one of the sites has, in the text format."""
-    columns = zip(HEADERS[Format.TEXT], zip(*(sites or [NO_SITE]), strict=True), strict=True)
+    columns = zip(HELP_LINES[Format.TEXT], zip(*(sites or [NO_SITE]), strict=True), strict=True)
     return sum(len(head) for head, column in columns if any(column))
 
 
@@ -43,7 +43,7 @@ class Page:
         body = self._finished.get((format_, zipped))
         if body is None:
             texts: list[bytes] = []
-            for head, column in zip(HEADERS[format_], zip(*self._sites, strict=True), strict=True):
+            for head, column in zip(HELP_LINES[format_], zip(*self._sites, strict=True), strict=True):
                 samples = [text for text in column if text is not None]
                 if samples:
                     texts += head, *samples

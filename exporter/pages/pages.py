@@ -12,21 +12,21 @@ import structlog
 from prometheus_client.exposition import generate_latest
 
 from exporter.clock import NEVER, Now
-from exporter.collectors.registry import SITE_FAMILIES, SITE_METRICS, site_visible
+from exporter.collectors.registry import FAMILY_FUNCTIONS, SITE_METRICS, site_visible
 from exporter.collectors.snapshot import Snapshot, Store
 from exporter.config import Site
 from exporter.pages.exporter_metrics import OwnMetrics
-from exporter.pages.page import NO_SITE, Page, SiteText, header_bytes
+from exporter.pages.page import NO_SITE, Page, SiteText, help_bytes
 from exporter.pages.text import Format, lines
 
 OWN_MAX_AGE = 1.0  # seconds: how old the exporter's own metrics may be in a scrape
-RETRY = 10.0  # seconds until a site that could not be rendered is tried again
+RETRY_SECONDS = 10.0  # seconds until a site that could not be rendered is tried again
 THREAD_ABOVE = 1024 * 1024  # bytes: finishing a larger page takes too long for the event loop
 
 log = structlog.get_logger()
 
 
-class SitePage(NamedTuple):
+class ExportedSite(NamedTuple):
     """A site as it is exported: its config, its data, and how large its samples are."""
 
     site: Site
@@ -45,17 +45,17 @@ class _RenderedSite:
         self.bytes = 0
         self.series = 0
         self.until = NEVER
-        # For each of SITE_FAMILIES the view, and its sample lines by metric.
-        self._sections: list[tuple[Any, dict[str, bytes]]] = [(None, {}) for _ in SITE_FAMILIES]
+        # For each of FAMILY_FUNCTIONS the view, and its sample lines by metric.
+        self._sections: list[tuple[Any, dict[str, bytes]]] = [(None, {}) for _ in FAMILY_FUNCTIONS]
 
     def render(self, snapshot: Snapshot, now: Now) -> bool:
         """Render the families whose view has changed; return whether there was one."""
         sections, end, changed = [], NEVER, False
         visible = site_visible(self.site, snapshot, now)
-        for section, families, (view, until, _) in zip(self._sections, SITE_FAMILIES, visible, strict=True):
+        for before, families, (view, until, _) in zip(self._sections, FAMILY_FUNCTIONS, visible, strict=True):
             end = end.earlier(until)
-            if view == section[0]:
-                sections.append(section)
+            if view == before[0]:
+                sections.append(before)
             else:
                 changed = True
                 exported = [family for family in families(self.site, view) if family.values]
@@ -114,10 +114,10 @@ class Pages:
         """The names of the sites that are exported."""
         return list(self._sites)
 
-    def overview(self) -> list[SitePage]:
+    def overview(self) -> list[ExportedSite]:
         """Return every site with its data now, and the size that its samples last had."""
         return [
-            SitePage(rendered.site, self._store[name], rendered.bytes, rendered.series)
+            ExportedSite(rendered.site, self._store[name], rendered.bytes, rendered.series)
             for name, rendered in self._sites.items()
         ]
 
@@ -190,7 +190,7 @@ class Pages:
                 self._full = None
         except Exception as error:  # noqa: BLE001 - one site's data must not keep the others from being exported
             log.error("render_failed", site=name, error=type(error).__name__)  # noqa: TRY400 - may hold names
-            rendered.until = Now(now.wall + RETRY, now.mono + RETRY)
+            rendered.until = Now(now.wall + RETRY_SECONDS, now.mono + RETRY_SECONDS)
         self._until = self._until.earlier(rendered.until)
 
     def _current(self, now: Now) -> Page:
@@ -200,7 +200,7 @@ class Pages:
             return self._full
         rendered = list(self._sites.values()) if self.on_metrics else []
         texts = [site.text for site in rendered]
-        size = header_bytes(texts) + sum(site.bytes for site in rendered)
+        size = help_bytes(texts) + sum(site.bytes for site in rendered)
         series = sum(site.series for site in rendered)
         for _ in range(1 if self._own_text else 2):  # at first twice: the page has its own size too
             if aged:

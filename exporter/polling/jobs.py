@@ -47,7 +47,7 @@ def jobs_of(config: Config) -> list[Job]:
     return jobs
 
 
-class Carry(Enum):
+class Kept(Enum):
     """What of a site's data stays over a reload."""
 
     NOTHING = "the site is new"
@@ -62,36 +62,36 @@ class Plan(NamedTuple):
     - `adopt`: those of `start` that take over failures and `Retry-After` from a loop of the same source
     - `keep`: the loop goes on as it is
     - `stop`: the loop ends
-    - `carry`: what stays of each site's data
+    - `kept`: what stays of each site's data
     """
 
     start: tuple[Job, ...]
     adopt: frozenset[Key]
     keep: tuple[Job, ...]
     stop: frozenset[Key]
-    carry: Mapping[str, Carry]
+    kept: Mapping[str, Kept]
 
 
 def plan(old: Iterable[Job], new: Iterable[Job]) -> Plan:
     """Compare the jobs in force with those of another config."""
     before, jobs = {job.key: job for job in old}, list(new)
     keep = tuple(job for job in jobs if before.get(job.key) == job)
-    kept = {job.key for job in keep}
-    start = tuple(job for job in jobs if job.key not in kept)
+    unchanged = {job.key for job in keep}
+    start = tuple(job for job in jobs if job.key not in unchanged)
     adopt = frozenset(job.key for job in start if job.key in before and before[job.key].source == job.source)
     sources = {job.name: job.source for job in before.values()}
-    carry = {job.name: Carry.COUNTERS if job.name in sources else Carry.NOTHING for job in jobs}
-    carry |= {job.name: Carry.ALL for job in jobs if sources.get(job.name) == job.source}
-    return Plan(start, adopt, keep, frozenset(before.keys() - kept), carry)
+    kept = {job.name: Kept.COUNTERS if job.name in sources else Kept.NOTHING for job in jobs}
+    kept |= {job.name: Kept.ALL for job in jobs if sources.get(job.name) == job.source}
+    return Plan(start, adopt, keep, frozenset(before.keys() - unchanged), kept)
 
 
-def carried(store: Store, site: Site, carry: Carry) -> Snapshot:
+def kept_snapshot(store: Store, site: Site, kept: Kept) -> Snapshot:
     """Return what stays of a site's data over a reload; the same object when all of it does."""
-    snapshot = Snapshot() if carry is Carry.NOTHING else store[site.name]
+    snapshot = Snapshot() if kept is Kept.NOTHING else store[site.name]
     for collector in COLLECTORS:
         state = snapshot.state(collector)
-        kept = collector.cleared(state) if carry is Carry.COUNTERS else state
-        kept = collector.reconfigured(site, kept)
-        if kept is not state:
-            snapshot = snapshot.with_state(collector, kept)
+        new_state = collector.for_other_source(state) if kept is Kept.COUNTERS else state
+        new_state = collector.reconfigured(site, new_state)
+        if new_state is not state:
+            snapshot = snapshot.with_state(collector, new_state)
     return snapshot

@@ -26,7 +26,7 @@ from exporter.config.secret import Secret, SecretReader
 from exporter.endpoint import Endpoint, Reason
 from exporter.log import conceal
 from exporter.pages.exporter_metrics import OwnMetrics
-from exporter.polling.jobs import Job, Key, Plan, carried, jobs_of
+from exporter.polling.jobs import Job, Key, Plan, jobs_of, kept_snapshot
 from exporter.polling.schedule import Schedule, first_due, phase, retry_after_seconds
 from exporter.polling.slots import Slots
 
@@ -38,7 +38,7 @@ STARTED_AT_ONCE = 100  # loops, in one turn of the event loop: some milliseconds
 SECRET_INTERVAL = 10.0  # seconds between looks at the secret file while its site is backed off
 RESTART_DELAY = 1.0  # seconds, doubled with every crash in a row
 LONGEST_RESTART_DELAY = 60.0
-GRACE = 60.0  # seconds overdue, beyond interval and time-out, after which a loop counts as stuck
+STUCK_AFTER = 60.0  # seconds overdue, beyond interval and time-out, after which a loop counts as stuck
 
 
 class Failure(NamedTuple):
@@ -55,7 +55,7 @@ class LoopState:
     """Where a loop is, between two polls; times are seconds on the monotonic clock.
 
     `expected_by` is when the loop should make progress: the watchdog gives it its interval, the time-out and
-    GRACE beyond that. Each poll that ends, and each page of a walk, moves it; a crash moves it back.
+    STUCK_AFTER beyond that. Each poll that ends, and each page of a walk, moves it; a crash moves it back.
     """
 
     schedule: Schedule
@@ -75,8 +75,8 @@ class _Loop:
         reason = None
         if old:
             before, reason = old.state.schedule, old.state.reason
-            schedule = replace(schedule, failures=before.failures, retry_at=before.retry_at)
-            due = max(due, before.retry_at)
+            schedule = replace(schedule, failures=before.failures, not_before=before.not_before)
+            due = max(due, before.not_before)
         self.job = job
         self.state: LoopState = LoopState(schedule, due, due, reason=reason)
         self.names = {"site": job.name, "endpoint": job.endpoint}  # in log events
@@ -139,7 +139,7 @@ class Poller:
         for endpoint in dict.fromkeys(job.endpoint for job in (*changes.start, *changes.keep)):
             self._own.poll_duration.labels(endpoint)  # at 0 from the start
         self._store.replace_all(
-            {site.name: carried(self._store, site, changes.carry[site.name]) for site in config.sites}
+            {site.name: kept_snapshot(self._store, site, changes.kept[site.name]) for site in config.sites}
         )
         for key in changes.stop - changes.adopt:
             self._loops.pop(key).cancel()
@@ -148,7 +148,7 @@ class Poller:
         for job in changes.keep:
             loop = self._loops[job.key]
             loop.job, state = job, loop.state
-            soon = max(now.mono + self._clock.random() * job.poll.interval, state.schedule.retry_at)
+            soon = max(now.mono + self._clock.random() * job.poll.interval, state.schedule.not_before)
             if state.schedule.failures and soon < state.due:  # backed off: it polls within an interval
                 loop.cancel()
                 loop.state = replace(state, due=soon, expected_by=soon)
@@ -203,7 +203,7 @@ class Poller:
             for (site, endpoint), loop in self._loops.items()
             # A loop that waits for a slot is fine as long as other polls end.
             if now.mono - max(loop.state.expected_by, self._last_end if loop.queued else 0.0)
-            > loop.job.poll.interval + self._timeout + GRACE
+            > loop.job.poll.interval + self._timeout + STUCK_AFTER
         ]
 
     def _start(self, loop: _Loop, now: Now) -> None:
@@ -236,7 +236,7 @@ class Poller:
             backed_off = loop.state.schedule.failures > 0
             if backed_off and loop.secret.changed():
                 now = self._clock.now().mono
-                due = min(loop.state.due, max(now, loop.state.schedule.retry_at))
+                due = min(loop.state.due, max(now, loop.state.schedule.not_before))
                 loop.state, delay = replace(loop.state, due=due), due - now
             await self._clock.sleep(min(delay, SECRET_INTERVAL) if backed_off else delay)
 

@@ -29,7 +29,7 @@ class Schedule:
     stale_after: float
     phase: float
     failures: int = 0
-    retry_at: float = 0.0  # not before: the API asked for it
+    not_before: float = 0.0  # not before: the API asked for it
 
     def grid(self, after: float) -> float:
         """Return the first due time later than `after`."""
@@ -46,7 +46,7 @@ class Schedule:
         due = self.grid(now)
         while off_grid and due < began + self.interval:
             due += self.interval
-        return replace(self, failures=0, retry_at=0.0), due
+        return replace(self, failures=0, not_before=0.0), due
 
     def failed(self, reason: Reason, now: float, retry_after: float, jitter: float) -> tuple[Schedule, float]:
         """Return the schedule and due time after a poll that failed at `now`; `jitter` is 0.8..1.2."""
@@ -56,8 +56,8 @@ class Schedule:
         delay = (
             cap if reason is Reason.INVALID_SECRET else min(self.interval * 2.0 ** min(failures - 1, 60), cap)
         )
-        retry_at = now + min(retry_after, LONGEST_RETRY_AFTER)
-        return replace(self, failures=failures, retry_at=retry_at), max(now + delay * jitter, retry_at)
+        not_before = now + min(retry_after, LONGEST_RETRY_AFTER)
+        return replace(self, failures=failures, not_before=not_before), max(now + delay * jitter, not_before)
 
 
 def phase(site: str, endpoint: Endpoint, interval: float) -> float:

@@ -15,7 +15,7 @@ from exporter.web.server import Server
 from exporter.web.tls import TLS_CONFIG, san_allowed, tls_context
 from exporter.web.web_config import BadWebConfig, WebConfig, current_stamps, load
 
-OPEN = WebConfig(tls=None, users={}, headers=(), notes=(), stamps={})
+NO_WEB_CONFIG = WebConfig(tls=None, users={}, headers=(), notes=(), stamps={})
 
 
 class PreparedWebConfig(NamedTuple):
@@ -33,8 +33,8 @@ class WebAccess:
 
     def __init__(self, path: Path | None, key: bytes) -> None:
         self._path = path
-        self.config = OPEN
-        self._last_read: WebConfig | BadWebConfig = OPEN
+        self.config = NO_WEB_CONFIG
+        self._last_read: WebConfig | BadWebConfig = NO_WEB_CONFIG
         self._authenticator = Authenticator({}, key=key)
 
     @property
@@ -51,7 +51,7 @@ class WebAccess:
     def prepare(self) -> PreparedWebConfig:
         """Read the file and make its TLS context. Raises ConfigError; changes nothing that is in force."""
         if self._path is None:
-            return PreparedWebConfig(OPEN, None)
+            return PreparedWebConfig(NO_WEB_CONFIG, None)
         try:
             config = load(self._path)
             return PreparedWebConfig(config, tls_context(config.tls) if config.tls else None)

@@ -38,10 +38,10 @@ from exporter.web.web_config import Users
 
 Check = Callable[[bytes, bytes], bool]  # whether a password belongs to a hash
 
-WAITING = 16  # checks that wait for the one that runs
+MAX_WAITING_CHECKS = 16  # checks that wait for the one that runs
 WRONG_LIMIT = 1024  # wrong headers remembered: about 100 KiB
-LONGEST = 72  # bytes of a password; bcrypt ignores the rest
-COST = 10  # of the stand-in hash if no user is configured
+MAX_PASSWORD_BYTES = 72  # bytes of a password; bcrypt ignores the rest
+STAND_IN_COST = 10  # of the stand-in hash if no user is configured
 
 
 class Verdict(Enum):
@@ -78,7 +78,7 @@ class Authenticator:
         """Use the users of a new configuration; a user whose hash is the same stays verified."""
         self._users = {user.encode(): hashed.reveal().encode() for user, hashed in users.items()}
         costs = Counter(int(hashed[4:6]) for hashed in self._users.values())
-        cost = max(costs, key=lambda cost: (costs[cost], cost), default=COST)
+        cost = max(costs, key=lambda cost: (costs[cost], cost), default=STAND_IN_COST)
         self._stand_in = b"$2b$%02d$" % cost + b"." * 53
         self._right = {user: right for user, right in self._right.items() if user in self._users}
 
@@ -99,7 +99,7 @@ class Authenticator:
                 return Verdict.DENIED
             if mac not in self._checks:
                 was_right = hmac.compare_digest(verified_mac, self._mac(verified_hash, user, password))
-                if self._closed or (len(self._checks) > WAITING and not was_right):
+                if self._closed or (len(self._checks) > MAX_WAITING_CHECKS and not was_right):
                     return Verdict.BUSY
                 check = self._run_check(user, password, hashed, mac, was_right=was_right)
                 self._checks[mac] = asyncio.create_task(check)
@@ -170,4 +170,4 @@ def _credentials(header: bytes | None) -> tuple[bytes, bytes] | None:
     except binascii.Error:
         return None
     usable = scheme.lower() == b"basic" and colon and b"\0" not in user + password
-    return (user, password) if usable and len(password) <= LONGEST else None
+    return (user, password) if usable and len(password) <= MAX_PASSWORD_BYTES else None

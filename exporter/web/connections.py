@@ -32,7 +32,7 @@ class Event(IntEnum):
     REJECTED = auto()  # an error was sent instead of an answer
 
 
-class Deadline(IntEnum):
+class DeadlineAction(IntEnum):
     """What an event does to the deadline, at which a connection is aborted."""
 
     START = auto()  # unless it is running
@@ -42,28 +42,28 @@ class Deadline(IntEnum):
 
 # A request head must be complete before the deadline, and so must the close of a rejected connection. Any
 # byte on an idle connection starts it: a byte must not hold it open.
-TRANSITIONS: Mapping[State, Mapping[Event, tuple[State, Deadline]]] = {
+TRANSITIONS: Mapping[State, Mapping[Event, tuple[State, DeadlineAction]]] = {
     State.NEW: {
-        Event.CONNECTED: (State.NEW, Deadline.START),
-        Event.HEAD_BYTES: (State.NEW, Deadline.KEEP),
-        Event.HEAD: (State.BUSY, Deadline.STOP),
-        Event.REJECTED: (State.CLOSING, Deadline.START),
+        Event.CONNECTED: (State.NEW, DeadlineAction.START),
+        Event.HEAD_BYTES: (State.NEW, DeadlineAction.KEEP),
+        Event.HEAD: (State.BUSY, DeadlineAction.STOP),
+        Event.REJECTED: (State.CLOSING, DeadlineAction.START),
     },
     State.IDLE: {
-        Event.HEAD_BYTES: (State.IDLE, Deadline.START),
-        Event.OTHER_BYTES: (State.IDLE, Deadline.START),
-        Event.HEAD: (State.BUSY, Deadline.STOP),
-        Event.REJECTED: (State.CLOSING, Deadline.START),
+        Event.HEAD_BYTES: (State.IDLE, DeadlineAction.START),
+        Event.OTHER_BYTES: (State.IDLE, DeadlineAction.START),
+        Event.HEAD: (State.BUSY, DeadlineAction.STOP),
+        Event.REJECTED: (State.CLOSING, DeadlineAction.START),
     },
     State.BUSY: {
-        Event.HEAD_BYTES: (State.BUSY, Deadline.START),
-        Event.OTHER_BYTES: (State.BUSY, Deadline.KEEP),
-        Event.HEAD: (State.BUSY, Deadline.STOP),
-        Event.ANSWERED: (State.IDLE, Deadline.KEEP),
-        Event.REJECTED: (State.CLOSING, Deadline.START),
+        Event.HEAD_BYTES: (State.BUSY, DeadlineAction.START),
+        Event.OTHER_BYTES: (State.BUSY, DeadlineAction.KEEP),
+        Event.HEAD: (State.BUSY, DeadlineAction.STOP),
+        Event.ANSWERED: (State.IDLE, DeadlineAction.KEEP),
+        Event.REJECTED: (State.CLOSING, DeadlineAction.START),
     },
     State.CLOSING: {
-        Event.ANSWERED: (State.CLOSING, Deadline.KEEP),
+        Event.ANSWERED: (State.CLOSING, DeadlineAction.KEEP),
     },
 }
 

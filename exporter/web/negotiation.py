@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from exporter.pages.text import Format
 
-PREFERENCES = 256  # results that are remembered; scrapers send a handful of headers
+CACHE_SIZE = 256  # results that are remembered; scrapers send a handful of headers
 # How specific a media range is about each format that it matches; of two that match, the higher one counts.
 SPECIFICITY: Mapping[str, Mapping[Format, int]] = {
     "application/openmetrics-text": {Format.OPENMETRICS: 4},
@@ -20,7 +20,7 @@ VERSIONS = {
 }  # where a range names another: no match
 
 
-@lru_cache(PREFERENCES)
+@lru_cache(CACHE_SIZE)
 def preferences(accept: bytes, accept_encoding: bytes) -> tuple[Format, bool]:
     """Return the format that a scraper prefers, and whether it takes gzip."""
     return negotiate(accept.decode("latin-1")), accepts_gzip(accept_encoding.decode("latin-1"))

@@ -73,7 +73,8 @@ class Web:
         self.access = access
         self.external = urlsplit(external_url.rstrip("/"))
         base = f"{self.external.geturl()}/" if self.external.netloc else ""
-        self.html = partial(status.html, base=base)  # one object: the cache knows a page by what writes it
+        # One object, because the cache identifies a page by the function that writes it.
+        self.html = partial(status.render_html, base=base)
         self.status_cache = StatusCache(pages, hooks.now, hooks.process_info)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI's signature

@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from exporter.web.connections import TRANSITIONS, Connections, Deadline, Event, State
+from exporter.web.connections import TRANSITIONS, Connections, DeadlineAction, Event, State
 from exporter.web.listening import BACKLOG
 
 Admission = Callable[[asyncio.Transport], bool]  # judges a connection by its transport, once TLS is up
@@ -179,12 +179,12 @@ class Protocol(HttpToolsProtocol):
         if state is not before:
             self._connections.move(self, before, state)
             self._state = state
-        if deadline is Deadline.KEEP:
+        if deadline is DeadlineAction.KEEP:
             return
-        if deadline is Deadline.START and self._deadline is None:
+        if deadline is DeadlineAction.START and self._deadline is None:
             # A timer of its own: clients that were cut off together would come back together.
             self._deadline = self.loop.call_later(self._limits.head_seconds, self.transport.abort)
-        elif deadline is Deadline.STOP and self._deadline is not None:
+        elif deadline is DeadlineAction.STOP and self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 

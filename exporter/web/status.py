@@ -1,7 +1,7 @@
 """The status page and the same as JSON: the polls of each site, and its hashrate of the last week.
 
-`document` is plain data, a pure function; `html` shows it. Neither has names of users or secrets, and the
-reasons of failures are our own words. Times are Unix seconds.
+`status_document` returns plain data and is a pure function. `render_html` writes it as a page. Neither has
+names of users or secrets, and the reasons of failures are our own words. Times are Unix seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from exporter.collectors.registry import collector_visible, polled_endpoints
 from exporter.collectors.snapshot import PollRecord
 from exporter.config import Poll
 from exporter.endpoint import Endpoint
-from exporter.pages.pages import SitePage
+from exporter.pages.pages import ExportedSite
 from exporter.web import graph, status_format
 
 Document = dict[str, Any]  # plain data, as JSON has it
@@ -104,7 +104,7 @@ def parse_selection(query: bytes) -> Selection:
 # --------------------------------------------------------------------------------------------------- the data
 
 
-def rank(pages: Iterable[SitePage], now: Now) -> list[tuple[str, SitePage]]:
+def ranked_sites(pages: Iterable[ExportedSite], now: Now) -> list[tuple[str, ExportedSite]]:
     """Return all sites with their states, the worst first, then by name."""
     sites = [(worst(endpoint_states(page, now).values()), page) for page in pages]
     return sorted(sites, key=lambda site: (STATES.index(site[0]), site[1].site.name))
@@ -115,7 +115,7 @@ def worst(states: Iterable[str]) -> str:
     return min(states, key=STATES.index)
 
 
-def endpoint_states(page: SitePage, now: Now) -> Mapping[Endpoint, str]:
+def endpoint_states(page: ExportedSite, now: Now) -> Mapping[Endpoint, str]:
     """Return the state of each endpoint that is polled for a site.
 
     - `waiting`: not polled yet
@@ -133,12 +133,12 @@ def endpoint_states(page: SitePage, now: Now) -> Mapping[Endpoint, str]:
     return states
 
 
-def document(
-    process: ProcessInfo, ranking: Sequence[tuple[str, SitePage]], selection: Selection, now: Now
+def status_document(
+    process: ProcessInfo, ranking: Sequence[tuple[str, ExportedSite]], selection: Selection, now: Now
 ) -> Document:
     """Return the status of the exporter and of one page of its sites, the worst of them first.
 
-    `ranking` is what `rank` returned for this `now`.
+    `ranking` is what `ranked_sites` returned for this `now`.
     """
     text, page, per_page = selection
     matching = [site for _, site in ranking if text.casefold() in site.site.name.casefold()]
@@ -168,7 +168,7 @@ def document(
     }
 
 
-def site_document(page: SitePage, now: Now, *, on_metrics: bool) -> Document:
+def site_document(page: ExportedSite, now: Now, *, on_metrics: bool) -> Document:
     """Return the status of one site."""
     site, snapshot, size, series = page
     states = endpoint_states(page, now)
@@ -240,7 +240,7 @@ def to_json(status: Mapping[str, Any]) -> bytes:
     return json.dumps(status).encode()
 
 
-def html(status: Mapping[str, Any], base: str) -> bytes:
+def render_html(status: Mapping[str, Any], base: str) -> bytes:
     """Show a document; links begin with `base`, which is empty or ends with a slash."""
     return _renderer()(status=status, base=base).encode()
 

@@ -35,7 +35,7 @@ def a_site(max_row_age: int = 4 * HOUR, name: str = "demo") -> Site:
 def source(rows: Sequence[HistoryRow], now: float = WALL, max_row_age: int = 4 * HOUR) -> Source:
     """Return the source that a poll of these rows results in."""
     tidied, _ = history_rows.tidy(rows, now)
-    meaning = history_rows.meaning(tidied[: history_rows.settled_count(tidied, now)], Meaning.UNKNOWN)
+    meaning = history_rows.find_meaning(tidied[: history_rows.settled_count(tidied, now)], Meaning.UNKNOWN)
     history = HistoryState(Reading(tidied, Now(now, now)), tidied, meaning)
     return samples.source(a_site(max_row_age), history, LABELS)
 

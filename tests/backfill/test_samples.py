@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from exporter.api.answers import HistoryRow
 from exporter.backfill import samples
-from exporter.backfill.samples import METRICS, STEP, Source, exposition, windows_until
+from exporter.backfill.samples import METRICS, STEP_SECONDS, Source, exposition, windows_until
 from exporter.clock import Now
 from exporter.collectors.expiry import Reading
 from exporter.collectors.history import DAY_HASHES, HASHRATE, SETTLED_TIMESTAMP, HistoryState
@@ -71,7 +71,7 @@ def test_every_sample_is_what_the_exporter_shows_at_its_time(examples: int) -> N
     def check(rows: list[HistoryRow], max_row_age: int) -> None:
         site = source(rows, max_row_age=max_row_age)
         expected = defaultdict[str, dict[int, float]](dict)
-        for at in range(int(OLDEST // STEP * STEP), int(WALL), STEP):
+        for at in range(int(OLDEST // STEP_SECONDS * STEP_SECONDS), int(WALL), STEP_SECONDS):
             for name, value in exported(site, at).items():
                 expected[name][at] = value
 
@@ -120,10 +120,10 @@ def test_the_same_rows_are_the_same_bytes() -> None:
 def test_nothing_is_written_outside_the_bounds() -> None:
     """`since` is within, `until` is not, and neither is what is not yet."""
     site = source(week())
-    since, until = WALL // STEP * STEP - DAY, WALL // STEP * STEP - HOUR
+    since, until = WALL // STEP_SECONDS * STEP_SECONDS - DAY, WALL // STEP_SECONDS * STEP_SECONDS - HOUR
     times = list(read(written(site, since, until))[HASHRATE.name])
 
-    assert (since, until - STEP) == (times[0], times[-1])
+    assert (since, until - STEP_SECONDS) == (times[0], times[-1])
     assert max(read(written(site, until=WALL + DAY))[HASHRATE.name]) < WALL
 
 
@@ -132,7 +132,7 @@ def test_hours_without_rows_are_holes() -> None:
     rows = week()
     gone = [row for row in rows if not WALL - 40 * HOUR < row.synctime < WALL - 20 * HOUR]
     values = read(written(source(gone)))
-    hole = range(int((WALL - 30 * HOUR) // STEP * STEP), int(WALL - 20 * HOUR), STEP)
+    hole = range(int((WALL - 30 * HOUR) // STEP_SECONDS * STEP_SECONDS), int(WALL - 20 * HOUR), STEP_SECONDS)
 
     assert hole
     assert not set(hole) & set(values[HASHRATE.name])

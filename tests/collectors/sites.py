@@ -10,7 +10,7 @@ from exporter import config
 from exporter.api.answers import Entries, HistoryRow
 from exporter.clock import Now
 from exporter.collectors.history import HISTORY
-from exporter.collectors.registry import COLLECTORS, SITE_FAMILIES, SITE_METRICS, site_visible
+from exporter.collectors.registry import COLLECTORS, FAMILY_FUNCTIONS, SITE_METRICS, site_visible
 from tests.conftest import WALL
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def families(site: Site, snapshot: Snapshot, now: Now = NOW) -> list[Family]:
     order = {metric.name: place for place, metric in enumerate(SITE_METRICS)}
     views = [visible.view for visible in site_visible(site, snapshot, now)]
     exported = [
-        family for make, view in zip(SITE_FAMILIES, views, strict=True) for family in make(site, view)
+        family for make, view in zip(FAMILY_FUNCTIONS, views, strict=True) for family in make(site, view)
     ]
     return sorted(exported, key=lambda family: order[family.metric.name])
 

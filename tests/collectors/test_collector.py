@@ -164,7 +164,7 @@ def test_time_ends_what_is_visible(collector: Collector[Any, Any], data: st.Data
 def test_a_metric_expires_as_its_help_says(collector: Collector[Any, Any]) -> None:
     """Once all answers are stale, what is left is exactly what says of itself that it does not expire."""
     fresh = {metric.name for metric in collector.metrics}
-    last = later(max(poll.stale_after for poll in collector.polls(SITE).values()) + 1)
+    last = later(max(poll.stale_after for poll in collector.polled(SITE).values()) + 1)
 
     assert fresh == names(collector, SITE, full(collector), NOW)
     assert names(collector, SITE, full(collector), last) == {
@@ -185,7 +185,7 @@ def test_rows_expire_as_their_help_says(collector: Collector[Any, Any]) -> None:
 @every_collector
 def test_stale_endpoints_are_the_polled_ones_without_a_current_answer(collector: Collector[Any, Any]) -> None:
     """All before the first poll, none after it, and all again once the answers are too old."""
-    polls = collector.polls(SITE)
+    polls = collector.polled(SITE)
     last = later(max(poll.stale_after for poll in polls.values()) + 1)
 
     assert [polls.keys(), set(), polls.keys()] == [
@@ -202,7 +202,7 @@ def test_an_endpoint_that_is_not_polled_any_more_exports_nothing_that_expires(
     plain = a_site()
     gone = {
         metric.name
-        for endpoint in collector.polls(SITE).keys() - collector.polls(plain).keys()
+        for endpoint in collector.polled(SITE).keys() - collector.polled(plain).keys()
         for metric in collector.metrics
         if metric.source.startswith(endpoint) and metric.expiry in EXPIRING
     }
@@ -252,7 +252,7 @@ def test_a_step_leaves_the_state_before_it_alone(collector: Collector[Any, Any],
     before = families(collector, site, state, now)
     for endpoint in collector.endpoints:
         collector.step(site, endpoint, state, data.draw(answers[endpoint]), now)
-    collector.cleared(state)
+    collector.for_other_source(state)
     collector.reconfigured(a_site(), state)
 
     assert before == families(collector, site, state, now)
@@ -276,7 +276,7 @@ def test_cleared_keeps_counters_and_nothing_else(collector: Collector[Any, Any])
     before = families(collector, SITE, full(collector), NOW)
     kept = [f for f in before if f.metric.type == "counter" and f.metric.expiry is Expiry.NEVER]
 
-    assert kept == families(collector, SITE, collector.cleared(full(collector)), NOW)
+    assert kept == families(collector, SITE, collector.for_other_source(full(collector)), NOW)
 
 
 @every_collector
@@ -290,8 +290,8 @@ def test_the_same_config_changes_no_state(collector: Collector[Any, Any]) -> Non
 def test_only_its_own_endpoints_are_polled(collector: Collector[Any, Any]) -> None:
     """Whatever the config, and a poll depends on nothing that changes from one load to the next."""
     for site in (SITE, PATIENT, a_site()):
-        assert collector.polls(site).keys() <= collector.endpoints.keys()
-    assert collector.polls(SITE).keys() == collector.endpoints.keys()
+        assert collector.polled(site).keys() <= collector.endpoints.keys()
+    assert collector.polled(SITE).keys() == collector.endpoints.keys()
     assert [collector.depends_on(SITE, endpoint) for endpoint in collector.endpoints] == [
         collector.depends_on(a_site(**EVERYTHING), endpoint) for endpoint in collector.endpoints
     ]
@@ -312,7 +312,7 @@ def test_samples_are_the_rows_of_the_columns() -> None:
 def test_a_list_of_metrics_defines_them() -> None:
     """Names, types, sorted labels, and what its HELP says about expiry are written in one place."""
     metrics = MetricList("/x")
-    gauge = metrics.gauge("b", "B.", Expiry.CONFIG, labels="site zone endpoint", source="config")
+    gauge = metrics.gauge("b", "B.", Expiry.NOT_POLLED, labels="site zone endpoint", source="config")
     counter = metrics.counter("a", "A.")
 
     assert [gauge, counter] == metrics

@@ -7,7 +7,7 @@ import pytest
 from exporter.api.answers import Entries, HistoryRow, decode_history
 from exporter.api.client import Request
 from exporter.collectors import history_rows
-from exporter.collectors.collector import LogLine
+from exporter.collectors.collector import WarningEvent
 from exporter.collectors.expiry import ROUNDING
 from exporter.collectors.history import HISTORY, HistoryView
 from exporter.collectors.history_rows import Meaning
@@ -165,7 +165,7 @@ def test_contradictory_rows_are_warned_about_once() -> None:
     for answer in (nonsense(5), nonsense(5), (), rows(5), nonsense(5)):
         warnings.append(step(SITE, HISTORY, snapshot, Entries(answer)).warnings)
         snapshot = with_rows(snapshot, SITE, answer)
-    warning = LogLine("history_hashes_unknown", {"endpoint": "/stats/history"})
+    warning = WarningEvent("history_hashes_unknown", {"endpoint": "/stats/history"})
 
     assert [(warning,), (), (), (), (warning,)] == warnings
 
@@ -265,4 +265,4 @@ def test_another_source_forgets_the_rows() -> None:
     """With them what their hashes mean: the next source may mean something else."""
     state = a_snapshot(*rows(5)).state(HISTORY_COLLECTOR)
 
-    assert HISTORY_COLLECTOR.initial == HISTORY_COLLECTOR.cleared(state)
+    assert HISTORY_COLLECTOR.initial == HISTORY_COLLECTOR.for_other_source(state)

@@ -18,7 +18,7 @@ from exporter.collectors.history_rows import (
     baseline,
     baselines,
     conclusive,
-    meaning,
+    find_meaning,
     missing,
     settled_count,
     tidy,
@@ -267,22 +267,22 @@ def test_meaning_hourly(ratio: float, expected: Meaning) -> None:
     """Hashes are hourly when the median of hashes over hashrate x 3600 is within 0.5..2."""
     rows = rows_of(*(Hour(before, ratio * 36_000, hashrate=10) for before in (2, 1, 0)))
 
-    assert expected == meaning(rows, UNKNOWN)
+    assert expected == find_meaning(rows, UNKNOWN)
 
 
 def test_meaning_goes_by_the_median() -> None:
     """One mad row among many does not change what `hashes` means, nor do rows of 0."""
     rows = (*hourly(0, 3600, 7200, 0, 0, 3600, 3600), HistoryRow(NOON + HOUR, 1e15, 1))
 
-    assert HOURLY == meaning(rows, UNKNOWN)
+    assert HOURLY == find_meaning(rows, UNKNOWN)
 
 
 def test_meaning_cumulative() -> None:
     """Rows that never decrease and whose differences fit their hashrate are cumulative."""
     rows = summed(hourly(3600, 7200, 0, 3600), start=1e9)
 
-    assert CUMULATIVE == meaning(rows, UNKNOWN)
-    assert CUMULATIVE == meaning(rows, HOURLY)
+    assert CUMULATIVE == find_meaning(rows, UNKNOWN)
+    assert CUMULATIVE == find_meaning(rows, HOURLY)
 
 
 def test_meaning_cumulative_with_gaps() -> None:
@@ -290,7 +290,7 @@ def test_meaning_cumulative_with_gaps() -> None:
     rows = summed(hourly(*[3600.0] * 100), start=1e9)
     pairs = without(rows, *(before for before in range(100) if before % 10 > 1))
 
-    assert CUMULATIVE == meaning(pairs, UNKNOWN)
+    assert CUMULATIVE == find_meaning(pairs, UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_meaning_unknown(hashes: tuple[float, ...]) -> None:
     """What is neither is unknown, whatever it was before: a wrong number is worse than none."""
     rows = rows_of(*(Hour(-place, value, hashrate=1) for place, value in enumerate(hashes)))
 
-    assert [UNKNOWN, UNKNOWN] == [meaning(rows, previous) for previous in (HOURLY, UNKNOWN)]
+    assert [UNKNOWN, UNKNOWN] == [find_meaning(rows, previous) for previous in (HOURLY, UNKNOWN)]
 
 
 @pytest.mark.parametrize("previous", Meaning)
@@ -314,7 +314,7 @@ def test_meaning_unknown(hashes: tuple[float, ...]) -> None:
 def test_a_dead_site_keeps_its_meaning(rows: tuple[HistoryRow, ...], previous: Meaning) -> None:
     """Without a row that has hashes and a hashrate nothing can be decided: the last meaning stays."""
     assert not conclusive(rows)
-    assert previous == meaning(rows, previous)
+    assert previous == find_meaning(rows, previous)
 
 
 @pytest.mark.parametrize("rows", [hourly(*[3600.0] * 5), summed(hourly(*[3600.0] * 5), start=1e9)])
@@ -322,9 +322,9 @@ def test_a_dying_site_keeps_its_meaning(rows: tuple[HistoryRow, ...]) -> None:
     """The meaning holds through every hour in which a site's last mining leaves the history."""
     cumulative = rows[-1].hashes > 1e9
     dead = tuple(HistoryRow(NOON + h * HOUR, rows[-1].hashes * cumulative, 0) for h in range(1, 12))
-    meanings = [meaning(rows, UNKNOWN)]
+    meanings = [find_meaning(rows, UNKNOWN)]
     for hour in range(12):
-        meanings.append(meaning((rows + dead)[hour : hour + 5], meanings[-1]))
+        meanings.append(find_meaning((rows + dead)[hour : hour + 5], meanings[-1]))
 
     assert [CUMULATIVE if cumulative else HOURLY] * 13 == meanings
 
@@ -454,8 +454,8 @@ def test_the_meaning_is_found(hashes: list[float], start: float) -> None:
     """Hourly rows are found to be hourly; summed up over a long past, they are found to be cumulative."""
     rows = hourly(*hashes)
 
-    assert HOURLY == meaning(rows, UNKNOWN)
-    assert CUMULATIVE == meaning(summed(rows, start), UNKNOWN)
+    assert HOURLY == find_meaning(rows, UNKNOWN)
+    assert CUMULATIVE == find_meaning(summed(rows, start), UNKNOWN)
 
 
 @given(rows=histories, previous=st.sampled_from(Meaning))
@@ -463,7 +463,7 @@ def test_hourly_against_its_definition(rows: list[HistoryRow], previous: Meaning
     """Hourly is exactly a median within 0.5..2 over the rows with hashes and hashrate above 0."""
     tidied, _ = tidy(rows, NOON)
     ratios = [row.hashes / (row.hashrate * 3600) for row in tidied if row.hashes > 0 and row.hashrate > 0]
-    result = meaning(tidied, previous)
+    result = find_meaning(tidied, previous)
 
     assert conclusive(tidied) == bool(ratios)
     assert result == previous if not ratios else (result is HOURLY) == (0.5 <= median(ratios) <= 2)

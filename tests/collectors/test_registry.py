@@ -11,7 +11,7 @@ from exporter.collectors.expiry import Expiry
 from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import (
     COLLECTORS,
-    SITE_FAMILIES,
+    FAMILY_FUNCTIONS,
     SITE_METRICS,
     polled_endpoints,
     polls_visible,
@@ -94,7 +94,7 @@ def test_endpoints_are_in_one_order() -> None:
 def test_an_endpoint_comes_with_its_collector_and_how_it_is_polled() -> None:
     """What a poll loop needs to know."""
     for collector, endpoint, poll in polled_endpoints(SITE):
-        assert collector.polls(SITE)[endpoint] is poll
+        assert collector.polled(SITE)[endpoint] is poll
 
 
 def test_each_family_is_exported_once() -> None:
@@ -113,7 +113,7 @@ def test_views_are_equal_while_the_page_is() -> None:
     views, a_second_later = (
         [visible.view for visible in site_visible(SITE, snapshot, now)] for now in (NOW, later(1))
     )
-    assert len(SITE_FAMILIES) == len(views)
+    assert len(FAMILY_FUNCTIONS) == len(views)
     assert views == a_second_later
 
 

@@ -45,7 +45,7 @@ def test_a_planned_poll_is_none_yet() -> None:
 
     assert PollRecord(0, {}, 0, up=None, last_poll=None, last_success=0.0, next_poll=None) == record
     assert {PAYOUT: PollRecord(next_poll=5.0)} == (
-        Snapshot().with_record(PAYOUT, replace(record, next_poll=5.0)).polls
+        Snapshot().with_record(PAYOUT, replace(record, next_poll=5.0)).records
     )
 
 
@@ -102,7 +102,7 @@ def test_failures_never_exceed_polls(steps: list[tuple[Endpoint, Reason | None]]
         record = failure(record, 1.0, reason) if reason else succeeded(record, 1.0)
         snapshot = snapshot.with_record(endpoint, record)
 
-    for endpoint, record in snapshot.polls.items():
+    for endpoint, record in snapshot.records.items():
         assert record.polls == sum(polled_endpoint == endpoint for polled_endpoint, _ in steps)
         assert sum(record.failures.values()) == sum(e == endpoint and r is not None for e, r in steps)
 
@@ -118,7 +118,7 @@ def test_a_state_is_its_collectors() -> None:
     after = snapshot.with_state(PAYOUT_COLLECTOR, None)
 
     assert [collector.initial for collector in COLLECTORS] == [Snapshot().state(c) for c in COLLECTORS]
-    assert (None, snapshot.polls) == (after.state(PAYOUT_COLLECTOR), after.polls)
+    assert (None, snapshot.records) == (after.state(PAYOUT_COLLECTOR), after.records)
     assert USERS_COLLECTOR.initial is after.state(USERS_COLLECTOR)
 
 
@@ -129,18 +129,20 @@ def test_a_failed_poll_leaves_the_states(endpoint: Endpoint) -> None:
     after = failed(before, endpoint, TIMEOUT)
 
     assert before.states is after.states
-    assert all(after.polls[other] is record for other, record in before.polls.items() if other != endpoint)
+    assert all(
+        after.records[other] is record for other, record in before.records.items() if other != endpoint
+    )
 
 
 def test_a_snapshot_does_not_change() -> None:
     """Readers hold a snapshot while polls go on: a step makes a new one and leaves the old as it was."""
     before = full()
-    states, polls = dict(before.states), dict(before.polls)
+    states, records = dict(before.states), dict(before.records)
     failed(polled(before, a_site(), PAYOUT, Payout(9, 9, 9, 9, 9)), TOP_USERS, TIMEOUT)
 
-    assert (states, polls) == (before.states, before.polls)
+    assert (states, records) == (before.states, before.records)
     with pytest.raises(FrozenInstanceError):
-        before.polls = {}  # type: ignore[misc]
+        before.records = {}  # type: ignore[misc]
 
 
 def test_the_store_publishes() -> None:

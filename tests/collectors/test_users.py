@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from exporter.api.answers import Entries, User, UserBalance, decode_balance, decode_top_users
 from exporter.api.client import Request
 from exporter.api.errors import InvalidSecret, MissingInput, Timeout, UnknownUser, UserRefused
-from exporter.collectors.collector import LogLine
+from exporter.collectors.collector import WarningEvent
 from exporter.collectors.registry import USERS_COLLECTOR
 from exporter.collectors.snapshot import Snapshot
 from exporter.collectors.user_labels import user_label
@@ -220,8 +220,8 @@ def test_a_refused_user_is_warned_about_once() -> None:
         warnings.append(step(WATCHING, BALANCES, snapshot, answer).warnings)
         snapshot = polled(snapshot, WATCHING, BALANCES, answer)
 
-    def line(place: int, reason: Reason) -> LogLine:
-        return LogLine("watched_user_refused", {"user": f"watch_users[{place}]", "reason": reason.value})
+    def line(place: int, reason: Reason) -> WarningEvent:
+        return WarningEvent("watched_user_refused", {"user": f"watch_users[{place}]", "reason": reason.value})
 
     assert [
         (line(1, UNKNOWN),),
@@ -242,7 +242,7 @@ def test_top_users_are_kept() -> None:
     assert reading
 
     assert [("johnd", 50), ("maria", 100), ("anna", 1)] == list(reading.value.totals.items())
-    assert (1.5, NOW, 1) == (reading.value.balance, reading.at, state(snapshot).regressions)
+    assert (1.5, NOW, 1) == (reading.value.balance, reading.at, state(snapshot).ignored)
 
 
 def test_ignored_decreases_of_both_endpoints_are_counted() -> None:
@@ -383,8 +383,8 @@ def test_the_same_watched_users_are_kept() -> None:
 def test_cleared_keeps_the_counters() -> None:
     """What was read is another source's now; counters stay, since they may not decrease."""
     snapshot = with_totals(with_totals(Snapshot(), maria=100, johnd=50), maria=150, johnd=49)
-    cleared = USERS_COLLECTOR.cleared(state(snapshot))
+    cleared = USERS_COLLECTOR.for_other_source(state(snapshot))
     after = with_totals(snapshot.with_state(USERS_COLLECTOR, cleared), maria=1000)
 
-    assert UsersState(tracked_hashes=50, regressions=1) == cleared
+    assert UsersState(tracked_hashes=50, ignored=1) == cleared
     assert 50 == tracked(after)

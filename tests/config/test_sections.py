@@ -5,15 +5,15 @@ from __future__ import annotations
 from msgspec.structs import fields, replace
 
 from exporter.config import schema
-from exporter.config.sections import POLLS, PollsSection
+from exporter.config.sections import POLL_CLASSES, PollsSection
 from tests.config.documents import CANARY, parse
 
 
 def test_each_poll_section_has_its_class() -> None:
     """The sections under `poll` are those of `Polls`, and each has exactly the keys of its class."""
-    assert list(schema.fields(PollsSection)) == list(POLLS)
-    assert {name: {field.name for field in fields(poll)} for name, (_, poll) in POLLS.items()} == {
-        name: set(schema.fields(section)) for name, (section, _) in POLLS.items()
+    assert list(schema.fields(PollsSection)) == list(POLL_CLASSES)
+    assert {name: {field.name for field in fields(poll)} for name, (_, poll) in POLL_CLASSES.items()} == {
+        name: set(schema.fields(section)) for name, (section, _) in POLL_CLASSES.items()
     }
 
 

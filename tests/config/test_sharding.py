@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.config.sharding import WHOLE, Share
+from exporter.config.sharding import ALL_SITES, Share
 
 names = st.text(min_size=1, max_size=30)
 
@@ -43,4 +43,4 @@ def test_names_keep_their_shards() -> None:
 
 def test_one_shard_has_everything() -> None:
     """As without the flags."""
-    assert WHOLE.has("any site")
+    assert ALL_SITES.has("any site")

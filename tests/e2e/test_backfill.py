@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from exporter.backfill.prometheus import LOOKBACK
-from exporter.backfill.samples import METRICS, STEP
+from exporter.backfill.samples import METRICS, STEP_SECONDS
 from exporter.collectors.history_rows import DAY, HOUR, SETTLED_AFTER
 from exporter.simulator import World
 from tests.conftest import required
@@ -138,9 +138,9 @@ def test_no_series_is_there_twice(seam: Seam) -> None:
 
 def test_every_moment_is_as_the_world_says(seam: Seam) -> None:
     """At the middle and the edges of hours, over the whole week: what is there, and what is not."""
-    first = int((seam.now - 6.9 * DAY) // STEP * STEP)
+    first = int((seam.now - 6.9 * DAY) // STEP_SECONDS * STEP_SECONDS)
     for name, site in seam.stage.world.sites.items():
-        for at in range(first, int(seam.now), 41 * STEP):
+        for at in range(first, int(seam.now), 41 * STEP_SECONDS):
             assert expected(site, seam.now, at) == pytest.approx(shown(seam.stage, name, at), rel=1e-12), at
 
 
@@ -273,7 +273,9 @@ def test_victoria_metrics_takes_the_week(tmp_path: Path) -> None:
         subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
         assert ask(port, "/internal/force_flush").status == 200
         stage = Stage(QUIET, world, port, 0)
-        for at in range(int((now - 6.5 * DAY) // STEP * STEP), int(now - HOUR), 191 * STEP):
+        for at in range(
+            int((now - 6.5 * DAY) // STEP_SECONDS * STEP_SECONDS), int(now - HOUR), 191 * STEP_SECONDS
+        ):
             assert expected(world.sites["shop"], now, at) == pytest.approx(
                 shown(stage, "shop", at), rel=1e-12
             )

@@ -20,7 +20,7 @@ from exporter.backfill.command import poll_sources
 from exporter.backfill.prometheus import Prometheus, PrometheusError
 from exporter.backfill.samples import exposition, windows_until
 from exporter.clock import Clock, Now
-from exporter.config.sharding import WHOLE, Share
+from exporter.config.sharding import ALL_SITES, Share
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ def new_app(
         ("127.0.0.1:0",),
         lifecycle=lifecycle,
         revision="golden",
-        share=Share(*shard) if shard else WHOLE,
+        share=Share(*shard) if shard else ALL_SITES,
         external_url=external_url,
     )
     return app.App(lambda: config.parse(document(), environ), options, _clock(*clock), transport)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.collectors.registry import SITE_METRICS
-from exporter.pages.page import Page, header_bytes
+from exporter.pages.page import Page, help_bytes
 from exporter.pages.text import Format, header
 
 site_texts = st.tuples(
@@ -34,7 +34,7 @@ def test_each_family_has_one_header(sites: list[tuple[bytes | None, ...]]) -> No
 @given(st.lists(site_texts, max_size=3))
 def test_the_size_is_known_before_the_page_is_finished(sites: list[tuple[bytes | None, ...]]) -> None:
     """Headers and samples together are what the finished text has."""
-    size = header_bytes(sites) + sum(len(text) for texts in sites for text in texts if text)
+    size = help_bytes(sites) + sum(len(text) for texts in sites for text in texts if text)
 
     assert size == len(Page(sites).finish(Format.TEXT, zipped=False))
 

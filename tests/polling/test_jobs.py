@@ -15,7 +15,7 @@ from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import PAYOUT_COLLECTOR, USERS_COLLECTOR
 from exporter.collectors.snapshot import PollRecord, Snapshot, Store
 from exporter.collectors.users import BALANCES, TOP_USERS, UsersState
-from exporter.polling.jobs import Carry, Plan, carried, jobs_of, plan
+from exporter.polling.jobs import Kept, Plan, jobs_of, kept_snapshot, plan
 from tests.conftest import WALL, parsed
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Case(NamedTuple):
     old: Config
     new: Config
     expected: dict[str, str]
-    carry: dict[str, Carry]
+    kept: dict[str, Kept]
 
 
 def words(changes: Plan) -> dict[str, str]:
@@ -62,83 +62,81 @@ def every(word: str, name: str, *endpoints: str) -> dict[str, str]:
 A, B = site("a"), site("b")
 WATCHING = site("a", watch_users=["ann", "bob"])
 CASES = {
-    "nothing changed": Case(config(A), config(A), every("keep", "a"), {"a": Carry.ALL}),
+    "nothing changed": Case(config(A), config(A), every("keep", "a"), {"a": Kept.ALL}),
     "added site": Case(
         config(A),
         config(A, B),
         every("start", "b") | every("keep", "a"),
-        {"a": Carry.ALL, "b": Carry.NOTHING},
+        {"a": Kept.ALL, "b": Kept.NOTHING},
     ),
-    "removed site": Case(config(A, B), config(B), every("keep", "b") | every("stop", "a"), {"b": Carry.ALL}),
+    "removed site": Case(config(A, B), config(B), every("keep", "b") | every("stop", "a"), {"b": Kept.ALL}),
     "renamed site": Case(
         config(A),
         config(site("c") | {"secret": "secret-of-a"}),
         every("start", "c") | every("stop", "a"),
-        {"c": Carry.NOTHING},
+        {"c": Kept.NOTHING},
     ),
     "sites in another order": Case(
         config(A, B),
         config(B, A),
         every("keep", "b") | every("keep", "a"),
-        {"b": Carry.ALL, "a": Carry.ALL},
+        {"b": Kept.ALL, "a": Kept.ALL},
     ),
     "changed interval": Case(
         config(A),
         config(A, poll={"payout": {"interval": "30s"}}),
         every("adopt", "a", PAYOUT) | every("keep", "a", HISTORY, TOP_USERS),
-        {"a": Carry.ALL},
+        {"a": Kept.ALL},
     ),
     "changed stale_after": Case(
         config(A),
         config(A, poll={"history": {"stale_after": "2h"}}),
         every("adopt", "a", HISTORY) | every("keep", "a", PAYOUT, TOP_USERS),
-        {"a": Carry.ALL},
+        {"a": Kept.ALL},
     ),
     "changed count of users": Case(
         config(A),
         config(A, poll={"top_users": {"count": 5}}),
         every("adopt", "a", TOP_USERS) | every("keep", "a", PAYOUT, HISTORY),
-        {"a": Carry.ALL},
+        {"a": Kept.ALL},
     ),
     "changed secret": Case(
         config(A, B),
         config(A | {"secret": "other"}, B),
         every("start", "a") | every("keep", "b"),
-        {"a": Carry.COUNTERS, "b": Carry.ALL},
+        {"a": Kept.COUNTERS, "b": Kept.ALL},
     ),
     "changed URL": Case(
-        config(A), config(A, url="http://127.0.0.1:2"), every("start", "a"), {"a": Carry.COUNTERS}
+        config(A), config(A, url="http://127.0.0.1:2"), every("start", "a"), {"a": Kept.COUNTERS}
     ),
     "changed names key": Case(
         parsed(URL, "a", "b", **names_key("a")),
         parsed(URL, "a", "b", **names_key("b")),
         every("start", "a") | every("start", "b"),
-        {"a": Carry.COUNTERS, "b": Carry.COUNTERS},
+        {"a": Kept.COUNTERS, "b": Kept.COUNTERS},
     ),
     "changed watch list": Case(
         config(WATCHING),
         config(WATCHING | {"watch_users": ["ann"]}),
         every("adopt", "a", BALANCES) | every("keep", "a"),
-        {"a": Carry.ALL},
+        {"a": Kept.ALL},
     ),
     "first watched user": Case(
-        config(A), config(WATCHING), every("start", "a", BALANCES) | every("keep", "a"), {"a": Carry.ALL}
+        config(A), config(WATCHING), every("start", "a", BALANCES) | every("keep", "a"), {"a": Kept.ALL}
     ),
     "last watched user": Case(
-        config(WATCHING), config(A), every("keep", "a") | every("stop", "a", BALANCES), {"a": Carry.ALL}
+        config(WATCHING), config(A), every("keep", "a") | every("stop", "a", BALANCES), {"a": Kept.ALL}
     ),
     "endpoint switched on": Case(
         config(A),
         config(A, poll={"all_users": {"enabled": True}}),
         every("start", "a", ALL_USERS) | every("keep", "a"),
-        {"a": Carry.ALL},
+        {"a": Kept.ALL},
     ),
-    "changed currency": Case(
-        config(A), config(A | {"currency": "UPX"}), every("keep", "a"), {"a": Carry.ALL}
-    ),
-    "names off": Case(config(A), config(A, users={"names": "off"}), every("keep", "a"), {"a": Carry.ALL}),
+    "changed currency": Case(config(A), config(A | {"currency": "UPX"}), every("keep", "a"), {"a": Kept.ALL}),
+    "names off": Case(config(A), config(A, users={"names": "off"}), every("keep", "a"), {"a": Kept.ALL}),
     "changed time-out": Case(
-        config(A), config(A, api={"timeout": "3s"}), every("keep", "a"), {"a": Carry.ALL}
+        config(A), config(A, api={"timeout": "3s"}), every("keep", "a"), {"a": Kept.ALL}
     ),
 }
 
@@ -149,7 +147,7 @@ def test_a_reload_changes_what_has_to_change(case: Case) -> None:
     changes = plan(jobs_of(case.old), jobs_of(case.new))
 
     assert case.expected == words(changes)
-    assert case.carry == changes.carry
+    assert case.kept == changes.kept
 
 
 def test_a_loop_that_starts_again_is_stopped_before() -> None:
@@ -175,7 +173,7 @@ def test_a_process_starts_every_job() -> None:
     changes = plan([], jobs_of(config(A, B)))
 
     assert every("start", "a") | every("start", "b") == words(changes)
-    assert {"a": Carry.NOTHING, "b": Carry.NOTHING} == changes.carry
+    assert {"a": Kept.NOTHING, "b": Kept.NOTHING} == changes.kept
 
 
 def test_a_kept_loop_gets_the_site_of_the_new_config() -> None:
@@ -190,15 +188,15 @@ def test_a_sites_data_is_carried_over() -> None:
     """The same source keeps everything, another source counters alone, a new site starts with nothing."""
     (one,) = config(A).sites
     record = PollRecord(polls=7, up=True)
-    users = UsersState(tracked_hashes=5.0, regressions=2, totals_changed=WALL)
+    users = UsersState(tracked_hashes=5.0, ignored=2, totals_changed=WALL)
     payout = Reading(Payout(1, 2, 3, 4, 5), Now(WALL, 0.0))
     snapshot = Snapshot().with_record(PAYOUT, record)
     snapshot = snapshot.with_state(USERS_COLLECTOR, users).with_state(PAYOUT_COLLECTOR, payout)
     store = Store()
     store.publish("a", snapshot)
-    cleared = carried(store, one, Carry.COUNTERS)
+    cleared = kept_snapshot(store, one, Kept.COUNTERS)
 
-    assert carried(store, one, Carry.ALL) is snapshot
+    assert kept_snapshot(store, one, Kept.ALL) is snapshot
     assert (record, None) == (cleared.record(PAYOUT), cleared.state(PAYOUT_COLLECTOR))
-    assert UsersState(tracked_hashes=5.0, regressions=2) == cleared.state(USERS_COLLECTOR)
-    assert Snapshot() == carried(store, one, Carry.NOTHING)
+    assert UsersState(tracked_hashes=5.0, ignored=2) == cleared.state(USERS_COLLECTOR)
+    assert Snapshot() == kept_snapshot(store, one, Kept.NOTHING)

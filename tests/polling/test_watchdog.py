@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-INTERVAL, TIMEOUT, GRACE = 60.0, 10.0, 60.0
+INTERVAL, TIMEOUT, STUCK_AFTER = 60.0, 10.0, 60.0
 WALKING = {**slow_polls(interval="1d"), "all_users": {"enabled": True, "interval": "1m"}}
 WALK = "demo /user/list"
 
@@ -42,7 +42,7 @@ def test_a_loop_that_hangs_is_found() -> None:
         await rig.time.run(5)
         assert rig.stuck() == []
         rig.api.pace = {"/stats/payout": FOREVER}
-        await rig.run_until(rig.due(PAYOUT) + INTERVAL + TIMEOUT + GRACE - 0.5)
+        await rig.run_until(rig.due(PAYOUT) + INTERVAL + TIMEOUT + STUCK_AFTER - 0.5)
         assert rig.stuck() == []
         await rig.time.run(1)
         assert rig.stuck() == ["demo /stats/payout"]
@@ -57,7 +57,7 @@ def test_a_changed_time_out_counts_for_polls_under_way() -> None:
         await rig.time.run(5)
         rig.api.pace = {"/stats/payout": FOREVER}
         rig.apply(parsed(api={"timeout": "100s"}))
-        await rig.run_until(rig.due(PAYOUT) + INTERVAL + 100 + GRACE - 0.5)
+        await rig.run_until(rig.due(PAYOUT) + INTERVAL + 100 + STUCK_AFTER - 0.5)
         assert rig.stuck() == []
         await rig.time.run(1)
         assert rig.stuck() == ["demo /stats/payout"]
@@ -75,7 +75,7 @@ def test_a_backed_off_loop_that_hangs_after_a_reload_is_found() -> None:
         rig.api.pace = {"/stats/payout": FOREVER}
         soon = rig.due(PAYOUT)
         assert soon < rig.time.mono + INTERVAL
-        await rig.run_until(soon + INTERVAL + TIMEOUT + GRACE + 0.5)
+        await rig.run_until(soon + INTERVAL + TIMEOUT + STUCK_AFTER + 0.5)
         assert rig.stuck() == ["demo /stats/payout"]
 
     polling(parsed(poll=slow_polls(stale_after="1h")), scene)
@@ -130,7 +130,7 @@ def test_a_walk_is_fine_while_it_goes_on() -> None:
         rig.api.pace = {"/user/list": FOREVER}
         await rig.time.run(100)
         last = rig.api.times("/user/list")[-1]
-        await rig.run_until(last + INTERVAL + TIMEOUT + GRACE - 0.5)
+        await rig.run_until(last + INTERVAL + TIMEOUT + STUCK_AFTER - 0.5)
         assert rig.stuck() == []
         await rig.time.run(1)
         assert rig.stuck() == [WALK]
@@ -160,7 +160,7 @@ def test_a_loop_in_the_queue_for_a_slot_is_fine_while_others_finish() -> None:
             await rig.time.run(30)
             assert rig.stuck() == []
         rig.api.pace = dict.fromkeys(ANSWERS, FOREVER)
-        await rig.time.run(2 * (INTERVAL + TIMEOUT + GRACE))
+        await rig.time.run(2 * (INTERVAL + TIMEOUT + STUCK_AFTER))
         assert {f"{site} /stats/payout" for site in sites} <= {*rig.stuck()}
 
     polling(parsed("http://127.0.0.1:1", *sites, api={"max_concurrency": 1}), scene)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.secret import Secret
-from exporter.web.auth import WAITING, Authenticator, Verdict
+from exporter.web.auth import MAX_WAITING_CHECKS, Authenticator, Verdict
 from tests.conftest import REPOSITORY, settle
 
 if TYPE_CHECKING:
@@ -275,7 +275,9 @@ def test_checks_run_one_at_a_time_off_the_loop(checks: Checks) -> None:
 # --- Queue
 
 
-async def flood(auth: Authenticator, checks: Checks, count: int = WAITING + 1) -> list[asyncio.Task[Verdict]]:
+async def flood(
+    auth: Authenticator, checks: Checks, count: int = MAX_WAITING_CHECKS + 1
+) -> list[asyncio.Task[Verdict]]:
     """Shut the gate and start as many checks as fit: one that runs and those that wait."""
     checks.gate.clear()
     done = len(checks.calls)
@@ -296,7 +298,7 @@ def test_past_sixteen_waiting_checks_it_is_busy(checks: Checks) -> None:
         return busy, set(await asyncio.gather(*tasks)), await auth.verdict(header("alice", "secret"))
 
     assert (BUSY, {DENIED}, ALLOWED) == bounded(main())
-    assert WAITING + 2 == len(checks.calls)
+    assert MAX_WAITING_CHECKS + 2 == len(checks.calls)
 
 
 def test_a_verified_header_never_waits(checks: Checks) -> None:
@@ -343,7 +345,7 @@ def test_identical_headers_share_one_check(checks: Checks) -> None:
 
 def test_who_gives_up_takes_nobody_along(checks: Checks) -> None:
     """A cancelled request neither ends the check others wait for, nor one that waits, nor the count."""
-    bots = hashes(**{f"bot-{number}": "x" for number in range(WAITING + 1)})
+    bots = hashes(**{f"bot-{number}": "x" for number in range(MAX_WAITING_CHECKS + 1)})
     auth = Authenticator(bots, key=KEY, check=checks)
 
     async def main() -> tuple[Verdict, list[Verdict]]:
@@ -355,11 +357,11 @@ def test_who_gives_up_takes_nobody_along(checks: Checks) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         checks.gate.set()
         shared = await sharing
-        again = [await auth.verdict(header(f"bot-{number}", "x")) for number in range(WAITING + 1)]
+        again = [await auth.verdict(header(f"bot-{number}", "x")) for number in range(MAX_WAITING_CHECKS + 1)]
         return shared, again
 
-    assert (ALLOWED, [ALLOWED] * (WAITING + 1)) == bounded(main())
-    assert WAITING + 1 == len(checks.calls)
+    assert (ALLOWED, [ALLOWED] * (MAX_WAITING_CHECKS + 1)) == bounded(main())
+    assert MAX_WAITING_CHECKS + 1 == len(checks.calls)
     assert {} == auth._checks
 
 

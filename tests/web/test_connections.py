@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exporter.web.connections import TRANSITIONS, Connections, Deadline, Event, State
+from exporter.web.connections import TRANSITIONS, Connections, DeadlineAction, Event, State
 
 NEW, IDLE, BUSY, CLOSING = State
 
@@ -48,10 +48,10 @@ def test_a_connection_that_left_makes_no_room_again() -> None:
 def test_every_head_has_a_deadline() -> None:
     """In each open state the deadline runs from a part of a head on, until the head is complete."""
     for state in (IDLE, BUSY):
-        assert Deadline.START is TRANSITIONS[state][Event.HEAD_BYTES][1]
-    assert (Deadline.START, Deadline.KEEP) == tuple(
+        assert DeadlineAction.START is TRANSITIONS[state][Event.HEAD_BYTES][1]
+    assert (DeadlineAction.START, DeadlineAction.KEEP) == tuple(
         TRANSITIONS[NEW][event][1] for event in (Event.CONNECTED, Event.HEAD_BYTES)
     )
     for state in (NEW, IDLE, BUSY):
-        assert (BUSY, Deadline.STOP) == TRANSITIONS[state][Event.HEAD]
-        assert (CLOSING, Deadline.START) == TRANSITIONS[state][Event.REJECTED]
+        assert (BUSY, DeadlineAction.STOP) == TRANSITIONS[state][Event.HEAD]
+        assert (CLOSING, DeadlineAction.START) == TRANSITIONS[state][Event.REJECTED]

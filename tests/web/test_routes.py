@@ -29,7 +29,7 @@ from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format
 from exporter.polling.poller import poll_once
-from exporter.web.access import OPEN, PreparedWebConfig, WebAccess
+from exporter.web.access import NO_WEB_CONFIG, PreparedWebConfig, WebAccess
 from exporter.web.routes import PIECE, Web
 from tests.conftest import WALL, VirtualTime, parsed
 from tests.web.sites import NOW, PAYOUT_ANSWER, answered, ask, broken, site, web_of, well
@@ -276,7 +276,7 @@ def test_a_probe_of_no_site_is_refused(query: str) -> None:
 def test_strangers_get_no_page() -> None:
     """With passwords, a request without the right one is 401, a finished page or not."""
     access = WebAccess(None, b"")
-    access.apply(PreparedWebConfig(replace(OPEN, users={"ann": Secret("$2b$04$" + "." * 53)}), None))
+    access.apply(PreparedWebConfig(replace(NO_WEB_CONFIG, users={"ann": Secret("$2b$04$" + "." * 53)}), None))
     web = web_of(with_users(50), access)
 
     assert 401 == ask(web, "/metrics").status_code
@@ -372,7 +372,7 @@ def test_a_pages_own_header_holds() -> None:
     """A policy of the web config does not stand beside the status page's own, and stands everywhere else."""
     access = WebAccess(None, b"")
     policy = (b"Content-Security-Policy", b"img-src *")
-    access.apply(PreparedWebConfig(replace(OPEN, headers=(policy,)), None))
+    access.apply(PreparedWebConfig(replace(NO_WEB_CONFIG, headers=(policy,)), None))
     web = web_of(access=access)
 
     assert "*" not in ask(web, "/").headers["content-security-policy"]

@@ -20,7 +20,7 @@ from exporter.collectors.payout import PAYOUT
 from exporter.collectors.snapshot import Snapshot
 from exporter.collectors.users import BALANCES, TOP_USERS, WatchedAnswer
 from exporter.endpoint import Reason
-from exporter.pages.pages import SitePage
+from exporter.pages.pages import ExportedSite
 from exporter.web import status
 from exporter.web.status import LoadStatus, Selection
 from tests.conftest import WALL
@@ -42,20 +42,20 @@ def later(seconds: float) -> Now:
     return Now(NOW.wall + seconds, NOW.mono + seconds)
 
 
-def shown(name: str, snapshot: Snapshot, **options: Any) -> SitePage:
+def shown(name: str, snapshot: Snapshot, **options: Any) -> ExportedSite:
     """Return a site of this name."""
-    return SitePage(structs.replace(site(**options), name=name), snapshot, 100, 3)
+    return ExportedSite(structs.replace(site(**options), name=name), snapshot, 100, 3)
 
 
-def document(*sites: SitePage, which: Selection = EVERY, now: Now = NOW, **facts: Any) -> dict[str, Any]:
-    return status.document(replace(PROCESS, **facts), status.rank(sites, now), which, now)
+def document(*sites: ExportedSite, which: Selection = EVERY, now: Now = NOW, **facts: Any) -> dict[str, Any]:
+    return status.status_document(replace(PROCESS, **facts), status.ranked_sites(sites, now), which, now)
 
 
-def page(*sites: SitePage, **options: Any) -> str:
-    return status.html(document(*sites, **options), "").decode()
+def page(*sites: ExportedSite, **options: Any) -> str:
+    return status.render_html(document(*sites, **options), "").decode()
 
 
-def names(*sites: SitePage, **options: Any) -> list[str]:
+def names(*sites: ExportedSite, **options: Any) -> list[str]:
     return [each["site"] for each in document(*sites, **options)["sites"]]
 
 
@@ -179,7 +179,7 @@ def test_refused_users_are_told_by_place() -> None:
     """Their names are nobody's business; without `watch_users` nothing is said."""
     watching = site(watch_users=("johnd", "maria"))
     answer = WatchedAnswer((User("johnd", 1, 0, 0),), ((1, Reason.UNKNOWN_USER),))
-    text = page(SitePage(watching, answered(watching, WELL, BALANCES, answer), 100, 3))
+    text = page(ExportedSite(watching, answered(watching, WELL, BALANCES, answer), 100, 3))
 
     assert "watch_users[1] (unknown_user)" in text
     assert "watch_users" not in page(shown("a", WELL))
@@ -203,13 +203,13 @@ def test_the_process_is_described() -> None:
 def test_links_begin_with_the_external_url() -> None:
     """Those to other pages; the form and further pages of this one stay where it was opened."""
     found = document(*[shown(f"site-{number:02}", WELL) for number in range(21)], on_metrics=False)
-    text = status.html(found, "https://host/path/").decode()
+    text = status.render_html(found, "https://host/path/").decode()
 
     assert 'href="https://host/path/metrics"' in text
     assert 'href="https://host/path/probe?target=site-00"' in text
     assert "<form>" in text
     assert 'href="?page=2"' in text
-    assert b'href="metrics"' in status.html(found, "")
+    assert b'href="metrics"' in status.render_html(found, "")
 
 
 def test_a_process_without_sites_says_why() -> None:
@@ -282,7 +282,7 @@ def test_whatever_is_known_is_shown(
     for endpoint, answer in {HISTORY: Entries(rows), **ANSWERS}.items():
         if endpoint in polled:
             known = answered(WATCHING, known, endpoint, answer)
-    found = SitePage(WATCHING, broken(known) if failing else known, 100, 3)
+    found = ExportedSite(WATCHING, broken(known) if failing else known, 100, 3)
 
     assert [] == Page(page(found, now=later(after))).open
     assert json.dumps(document(found, now=later(after)), allow_nan=False)
