@@ -4,15 +4,15 @@ Here, and nowhere else, the parts get the clocks, randomness and the network.
 """
 
 import asyncio
+import gc
 import os
 import platform
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import structlog
@@ -44,8 +44,7 @@ WATCH_INTERVAL = 1.0  # seconds between looks at the web config and the files it
 REAL_CLOCK = Clock(lambda: Now(time.time(), time.monotonic()), asyncio.sleep, random.random)
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What the command line says beside the config; an address is `host:port`."""
 
     addresses: tuple[str, ...]
@@ -127,8 +126,12 @@ class App:
 
     def _load_changes(self, jobs: Sequence[Job]) -> tuple[Config, Plan]:
         """Load the config, and plan how to poll it instead of these jobs."""
-        config = self._load()
-        return config, plan(jobs, jobs_of(config))
+        gc.disable()  # so many new objects would start full collections, which stop every thread
+        try:
+            config = self._load()
+            return config, plan(jobs, jobs_of(config))
+        finally:
+            gc.enable()
 
     async def reload(self) -> list[str]:
         """Take changed files; return why not when one is refused, and everything stays as it was."""

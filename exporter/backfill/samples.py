@@ -7,8 +7,9 @@ when the command runs, so that a second run over the same rows writes the same b
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from exporter.clock import Now
 from exporter.collectors.expiry import Reading

@@ -7,8 +7,9 @@ and the docs know collectors only through this interface.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+from msgspec import Struct
 
 from exporter.api.client import Request
 from exporter.clock import NEVER, Now
@@ -21,8 +22,7 @@ State = TypeVar("State")
 View = TypeVar("View")
 
 
-@dataclass(frozen=True)
-class EndpointTraits:
+class EndpointTraits(Struct, frozen=True):
     """What is special about an endpoint: entries can be rejected one by one; error codes of its own."""
 
     rejects_entries: bool = False

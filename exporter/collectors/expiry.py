@@ -5,9 +5,10 @@
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from exporter.clock import NEVER, Now
 from exporter.config import Poll
@@ -32,8 +33,7 @@ class Expiry(Enum):
     )
 
 
-@dataclass(frozen=True)
-class Reading(Generic[Value_co]):
+class Reading(Struct, Generic[Value_co], frozen=True, gc=False):
     """An answer, and when it came."""
 
     value: Value_co

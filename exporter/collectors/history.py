@@ -1,9 +1,10 @@
 """`/stats/history`: a week of hourly rows, of which the last complete hour is what alerts judge."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from exporter.api.answers import History, HistoryRow, decode_history
 from exporter.api.client import Request
@@ -67,8 +68,7 @@ HASHES_MODE = METRICS.gauge(
 )
 
 
-@dataclass(frozen=True)
-class HistoryState:
+class HistoryState(Struct, frozen=True, gc=False):
     """The last answer's rows, the last rows there were, and what their `hashes` mean.
 
     Rows of an earlier answer outlive an empty one: their timestamps say how old the newest known row is.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from exporter.collectors.expiry import Expiry
 from exporter.config import Site
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(Struct, frozen=True):
     """One family: its name as scraped, its type, its labels in the samples' order, its HELP, its source.
 
     `source` is where its values are from: an endpoint of the API, `config`, `polls` or `exporter`.

@@ -1,13 +1,17 @@
 """What is known of a site, as immutable data: the state of each collector, and the record of its polls.
 
-A poll makes a new `Snapshot` and publishes it by reference, so readers never see half a change.
+A poll makes a new `Snapshot` and publishes it by reference, so readers never see half a change. What is
+kept for a site has no reference cycles, so the garbage collector need not look at it (`gc=False`): with many
+sites a full collection would take longer than a scrape may wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from exporter.collectors.collector import Collector
 from exporter.endpoint import Endpoint, Reason
@@ -27,12 +31,11 @@ class Outage(NamedTuple):
     polls: int
 
 
-@dataclass(frozen=True)
-class PollRecord:
+class PollRecord(Struct, frozen=True, gc=False):
     """The record of one endpoint's polls; times are Unix seconds."""
 
     polls: int = 0
-    failures: Mapping[str, int] = field(default_factory=dict)  # by reason
+    failures: Mapping[str, int] = {}  # by reason
     rejected: int = 0  # entries
     up: bool | None = None
     last_poll: float | None = None
@@ -61,12 +64,11 @@ class PollRecord:
         return replace(record, up=False, failures=failures, outages=outages)
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True, gc=False):
     """All that is known of one site: states by collector, poll records by endpoint."""
 
-    states: Mapping[Collector[Any, Any], Any] = field(default_factory=dict)
-    records: Mapping[Endpoint, PollRecord] = field(default_factory=dict)
+    states: Mapping[Collector[Any, Any], Any] = {}
+    records: Mapping[Endpoint, PollRecord] = {}
 
     def state(self, collector: Collector[State, Any]) -> State:
         """Return a collector's state."""

@@ -5,10 +5,10 @@ Both endpoints answer for the same users, so they share the totals: a user of bo
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from exporter.api.answers import Entries, User, Users, decode_balance, decode_top_users
 from exporter.api.client import Request
@@ -68,7 +68,7 @@ REGRESSIONS = METRICS.counter(
 )
 
 
-class TopUsers(Struct, frozen=True):
+class TopUsers(Struct, frozen=True, gc=False):
     """The last `/user/top` answer: totals by label, in its order, and the sum of balances in coins."""
 
     totals: Mapping[str, float]
@@ -90,17 +90,16 @@ class WatchedAnswer(NamedTuple):
     refused: tuple[tuple[int, Reason], ...]
 
 
-@dataclass(frozen=True)
-class UsersState:
+class UsersState(Struct, frozen=True, gc=False):
     """The last answer of both endpoints, the totals of their users by label, and counters."""
 
     top: Reading[TopUsers] | None = None
     watched: Reading[WatchedUsers] | None = None
-    totals: Mapping[str, UserTotals] = field(default_factory=dict)
+    totals: Mapping[str, UserTotals] = {}
     tracked_hashes: float = 0.0
     totals_changed: float | None = None  # Unix seconds
     ignored: int = 0  # answers with an ignored decrease
-    failures: Mapping[Reason, int] = field(default_factory=dict)  # of watched users
+    failures: Mapping[Reason, int] = {}  # of watched users
 
 
 class UsersView(NamedTuple):

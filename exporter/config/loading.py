@@ -7,9 +7,8 @@ secrets. Problems are collected and raised together at the end, so one run repor
 import math
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
@@ -71,8 +70,7 @@ def parse(document: object, environ: Mapping[str, str]) -> Config:
 _INSECURE = "http:// would send the secrets in the clear: use https://, or set api.allow_insecure: true"
 
 
-@dataclass(frozen=True)
-class _Builder:
+class _Builder(NamedTuple):
     """Builds a configuration from a document. `directory` is where relative secret files are."""
 
     environ: Mapping[str, str]

@@ -42,7 +42,7 @@ class ApiSection(Section):
     ] = "none"
 
 
-class Api(Struct, frozen=True):
+class Api(Struct, frozen=True, gc=False):
     """The API server. `url` has no slash at the end; `max_response_bytes` counts after decompression."""
 
     url: str
@@ -79,7 +79,7 @@ class PollSection(Section):
     ] = UNSET
 
 
-class Poll(Struct, frozen=True):
+class Poll(Struct, frozen=True, gc=False):
     """How one endpoint of a site is polled: `interval` and `stale_after` in seconds."""
 
     interval: float
@@ -101,7 +101,7 @@ class HistorySection(PollSection):
     ] = "4h"
 
 
-class HistoryPoll(Poll, frozen=True):
+class HistoryPoll(Poll, frozen=True, gc=False):
     """How /stats/history is polled; rows older than `max_row_age` seconds are not exported."""
 
     max_row_age: float
@@ -118,7 +118,7 @@ class TopUsersSection(PollSection):
     order: Annotated[_Order, _about("the top ones by what")] = "total"
 
 
-class TopUsersPoll(Poll, frozen=True):
+class TopUsersPoll(Poll, frozen=True, gc=False):
     """How /user/top is polled: the number of users, and the amount that ranks them."""
 
     count: int
@@ -134,7 +134,7 @@ class AllUsersSection(PollSection):
     max_pages: Annotated[int, Meta(ge=1, le=1_000_000), _about("a longer list fails the poll")] = 10_000
 
 
-class AllUsersPoll(Poll, frozen=True):
+class AllUsersPoll(Poll, frozen=True, gc=False):
     """How /user/list is polled, if at all: users per page, and the maximum number of pages."""
 
     enabled: bool
@@ -158,7 +158,7 @@ class PollsSection(Section):
     balances: Annotated[BalancesSection | UnsetType, _about("/user/balance")] = UNSET
 
 
-class Polls(Struct, frozen=True):
+class Polls(Struct, frozen=True, gc=False):
     """How each endpoint of a site is polled; the fields are those of PollsSection."""
 
     payout: Poll
@@ -206,14 +206,14 @@ class UsersSection(Section):
     names_key_file: Annotated[Text | UnsetType, _about("with hmac: the file that holds the key")] = UNSET
 
 
-class Users(Struct, frozen=True):
+class Users(Struct, frozen=True, gc=False):
     """How user names are exported. `key` is set exactly with `hmac`."""
 
     names: Literal["plain", "hmac", "off"]
     key: Secret | None
 
 
-class Site(Struct, frozen=True):
+class Site(Struct, frozen=True, gc=False):
     """One site: its `site` label, its polls with its overrides, and what all sites share: `api`, `users`.
 
     `watch_users` are exported whatever their rank.

@@ -14,7 +14,7 @@ from exporter.endpoint import Endpoint
 Key = tuple[str, Endpoint]  # site name and endpoint: what one poll loop is for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """What one poll loop polls. Two jobs are equal when a reload need not touch the loop.
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import httpx
 import structlog
+from msgspec import Struct
+from msgspec.structs import replace
 
 from exporter import USER_AGENT
 from exporter.api.client import Client, Request
@@ -50,8 +51,7 @@ class Failure(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True)
-class LoopState:
+class LoopState(Struct, frozen=True, gc=False):
     """Where a loop is, between two polls; times are seconds on the monotonic clock.
 
     `expected_by` is when the loop should make progress: the watchdog gives it its interval, the time-out and

@@ -5,11 +5,13 @@ Due times lie on a grid of the endpoint's own; failures back off; what the API a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from math import floor
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from exporter.endpoint import Endpoint, Reason
 
@@ -17,8 +19,7 @@ LONGEST_BACKOFF = 300.0  # seconds, unless the interval is longer
 LONGEST_RETRY_AFTER = 3600.0  # seconds
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(Struct, frozen=True, gc=False):
     """When one endpoint of one site is due, in seconds of the monotonic clock.
 
     Due times are phase + k * interval, so that lateness never shifts them; the phase is a hash of site and

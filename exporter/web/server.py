@@ -11,8 +11,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -36,8 +35,7 @@ class StopParsing(Exception):
     """Ends the parsing of a connection that is closed: what else has arrived could be 900 requests."""
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What one client may take: bytes, seconds, connections."""
 
     head_bytes: int = 16 * 1024
@@ -47,6 +45,9 @@ class Limits:
     pipelined: int = 16  # requests that wait for the answer to an earlier one
     stall_seconds: float = 30.0  # without a byte of the answer taken
     connections: int = 2000
+
+
+LIMITS = Limits()
 
 
 class Protocol(HttpToolsProtocol):
@@ -179,8 +180,6 @@ class Protocol(HttpToolsProtocol):
         if state is not before:
             self._connections.move(self, before, state)
             self._state = state
-        if deadline is DeadlineAction.KEEP:
-            return
         if deadline is DeadlineAction.START and self._deadline is None:
             # A timer of its own: clients that were cut off together would come back together.
             self._deadline = self.loop.call_later(self._limits.head_seconds, self.transport.abort)
@@ -199,7 +198,7 @@ class Server(uvicorn.Server):
         self,
         app: Any,
         *,
-        limits: Limits = Limits(),
+        limits: Limits = LIMITS,
         context: ssl.SSLContext | None = None,
         admits: Admission = lambda _transport: True,
     ) -> None:

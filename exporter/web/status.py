@@ -12,7 +12,6 @@ import re
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -42,8 +41,7 @@ HEADLINES: Mapping[Collector[Any, Any], Sequence[Metric]] = {
 TEMPLATE = files("exporter.web").joinpath("status.html").read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class LoadStatus:
+class LoadStatus(NamedTuple):
     """How loading the config went: when it last succeeded (Unix seconds), and what was refused since then."""
 
     loaded_at: float = 0.0
@@ -56,16 +54,15 @@ class LoadStatus:
 
     def with_refusal(self, event: str) -> LoadStatus:
         """Return the status after a load that was refused."""
-        return replace(self, refused=self.refused | {event})
+        return self._replace(refused=self.refused | {event})
 
     def without_refusal(self, event: str, now: float) -> LoadStatus:
         """Return the status after a load of one file that made a refusal good."""
         refused = self.refused - {event}
-        return replace(self, refused=refused) if refused else LoadStatus(now)
+        return self._replace(refused=refused) if refused else LoadStatus(now)
 
 
-@dataclass(frozen=True)
-class ProcessInfo:
+class ProcessInfo(NamedTuple):
     """The exporter itself: its build, its config, its share of the sites, its `/metrics` response."""
 
     version: str

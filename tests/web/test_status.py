@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +47,7 @@ def shown(name: str, snapshot: Snapshot, **options: Any) -> ExportedSite:
 
 
 def document(*sites: ExportedSite, which: Selection = EVERY, now: Now = NOW, **facts: Any) -> dict[str, Any]:
-    return status.status_document(replace(PROCESS, **facts), status.ranked_sites(sites, now), which, now)
+    return status.status_document(PROCESS._replace(**facts), status.ranked_sites(sites, now), which, now)
 
 
 def page(*sites: ExportedSite, **options: Any) -> str:
