@@ -122,7 +122,7 @@ class Pages:
         ]
 
     async def metrics(self, format_: Format, *, zipped: bool) -> bytes:
-        """Return `/metrics` with what is known now; sites are there where `on_metrics` is set."""
+        """Return `/metrics` with what is known now. Includes the sites only if `on_metrics`."""
         now = self._now()
         if self.on_metrics and self._find_outdated(now):
             await self.render_outdated()
