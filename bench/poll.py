@@ -24,8 +24,7 @@ from exporter.collectors.registry import USERS_COLLECTOR
 from exporter.collectors.snapshot import Snapshot, Store
 from exporter.collectors.users import TOP_USERS
 from exporter.pages.exporter_metrics import OwnMetrics
-from exporter.pages.page import GZIP_LEVEL
-from exporter.pages.pages import Pages
+from exporter.pages.pages import GZIP_LEVEL, Pages
 from exporter.pages.text import Format
 from exporter.simulator import World, app
 

@@ -57,7 +57,7 @@ class Options(NamedTuple):
 
 
 class App:
-    """The daemon: starts, reloads and stops all parts, which is why it has more than 12 methods.
+    """The daemon: starts, reloads and stops all parts. Only here do the parts meet, so it has many methods.
 
     `load` reads the config and raises ConfigError; `transport` replaces the outgoing network in tests.
     """
@@ -95,7 +95,7 @@ class App:
         config, prepared = self._load(), self._access.prepare()
         self._access.apply(prepared)
         self._server = Server(self.web, context=prepared.context, admits=self._access.admits)
-        sockets = listen(self._options.addresses)  # before any poll: what cannot be served need not be asked
+        sockets = listen(self._options.addresses)  # first: if that fails, do not poll
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.close)
             for opened in sockets:

@@ -1,6 +1,6 @@
-"""The command line: commands and flags. It parses, calls and prints, and is the only module that prints.
+"""The command line: commands, flags, and what they print.
 
-It is longer than 400 lines because it has six commands and the name, form and help text of each flag.
+This is the only module that prints, except for the samples of `backfill --output -`.
 """
 
 import argparse

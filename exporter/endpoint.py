@@ -10,7 +10,8 @@ Endpoint = NewType("Endpoint", str)
 class Reason(StrEnum):
     """Why a poll failed; each failed poll counts under exactly one.
 
-    The last three are codes of single endpoints, and the last two are of one watched user and not of a poll.
+    INVALID_PAGE, MISSING_INPUT and UNKNOWN_USER belong to one endpoint each. The last two are failures of one
+    watched user; the poll itself goes on.
     """
 
     TIMEOUT = "timeout"

@@ -1,9 +1,9 @@
 """The API's answers as types, decoded strictly.
 
-The API's HTTP reference alone says what a field means and where it may be missing. Numbers arrive as JSON
-numbers or as numeric strings (the reference's own example has strings). They must be finite and within
-bounds. An entry of a list that cannot be read is dropped and counted. Anything else that is wrong is an error
-that names its place as a JSON path. Values are untrusted personal data, so no error repeats one.
+What a field means, and where it may be missing, is taken from the API's HTTP reference only. Numbers arrive
+as JSON numbers or as numeric strings (the reference's own example has strings). They must be finite and
+within bounds. An entry of a list that cannot be read is dropped and counted. Anything else that is wrong is
+an error that names its place as a JSON path. Values are untrusted personal data, so no error repeats one.
 
 msgspec decodes a list in one pass. If that fails, the answer is read again, entry by entry.
 """

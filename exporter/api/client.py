@@ -1,4 +1,4 @@
-"""The client of the Crypto-Loot HTTP API: the only outgoing network, over httpx.
+"""The client of the Crypto-Loot HTTP API: the daemon's only outgoing network, over httpx.
 
 The secret travels in the query string, and httpx puts the URL into its exceptions. So the errors of this
 package are raised outside except blocks: otherwise the exception of httpx would be their context, and its
@@ -175,7 +175,10 @@ class _HttpClient(httpx.AsyncClient):
 
 
 def _decode(request: Request[T], status: int, body: bytes | errors.BadBody) -> T:
-    """Return the decoded answer, or raise what the contract has first: `error`, then status, then body."""
+    """Return the decoded answer.
+
+    If several things are wrong, raise the first of: the API's `error`, the HTTP status, the body.
+    """
     if isinstance(body, errors.BadBody):
         raise body
     code = None

@@ -33,10 +33,10 @@ class UsageError(Exception):
 
 
 def write_backfill(config: Config, flags: Namespace, clock: Clock, tell: Tell) -> bool:
-    """Write the file; return whether every site answered. `tell` prints to stderr.
+    """Write the file; return whether every site, and Prometheus if it was asked, answered.
 
-    `flags` are the command's flags as parsed, with times in Unix seconds. `until` is None with `prometheus`.
-    Raises UsageError where flags contradict each other or the file cannot be written.
+    `tell` prints to stderr. `flags` are the command's flags as parsed, with times in Unix seconds. `until` is
+    None with `prometheus`. Raises UsageError where flags contradict each other or the file cannot be written.
     """
     _check(flags, {site.name for site in config.sites})
     if not {"job", "instance"} <= flags.label.keys():

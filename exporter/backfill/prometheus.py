@@ -46,10 +46,10 @@ class Prometheus:
     async def missing(
         self, sources: Sequence[Source], since: float, now: float, *, gaps_only: bool
     ) -> tuple[dict[str, Windows], float]:
-        """Return the windows by series that it has no samples in, and where they end at the latest.
+        """Return for each series the windows without samples, and the latest time at which one may end.
 
-        These are all before a series begins, or only its gaps; none reaches into the head. Raises
-        PrometheusError.
+        The windows are all time before the first sample, or only the gaps if `gaps_only`. None reaches into
+        the head. Raises PrometheusError.
         """
         windows: dict[str, Windows] = {}
         async with self._http:
@@ -66,19 +66,19 @@ class Prometheus:
         return windows, end
 
     async def head_start(self, now: float) -> float:
-        """Return where its head begins: what it has not made blocks of yet. Raises PrometheusError.
+        """Return where the head begins: the samples that are not in a block yet. Raises PrometheusError.
 
-        A block must not overlap it: after a restart Prometheus would drop from its log what is older than
-        the newest block's end, of all series. Where no start is reported, the head has three hours at most.
+        A block must not overlap the head: on a restart Prometheus drops all samples of its log that are older
+        than the end of the newest block. If no start is reported, the head is assumed to span three hours.
         """
         start, _ = await self._get("/api/v1/status/tsdb", {}, float, "headStats", "minTime")
         return now - MAX_HEAD_SECONDS if start is None else min(now, start / 1000)
 
     async def sample_times(self, source: Source, metric: Metric, since: float, now: float) -> list[float]:
-        """Return the times of its samples of a series, ascending, from a little before `since` on.
+        """Return the times of the samples of a series, ascending, from LOOKBACK before `since` on.
 
-        Where there are earlier ones, they count as one that is that little before.
-        Raises PrometheusError, also where it is not one series of the same labels.
+        If there are earlier samples, they count as one at that time. Raises PrometheusError, also if the
+        series in Prometheus has other labels.
         """
         selector = source.series(metric)
         begin = since - LOOKBACK

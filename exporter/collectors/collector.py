@@ -1,7 +1,7 @@
 """The interface of a collector, and the types it is made of.
 
-A collector owns what one or two endpoints bring: what is asked, what is kept of an answer, what of that is
-visible at a moment and until when, and which families it becomes. The poll loops, the pages, the status page
+A collector owns the data of one or two endpoints: which requests are sent, what is kept of an answer, what is
+exported of that at a moment and until when, and in which families. The poll loops, the pages, the status page
 and the docs know collectors only through this interface.
 """
 
@@ -23,7 +23,7 @@ View = TypeVar("View")
 
 
 class EndpointTraits(Struct, frozen=True):
-    """What is special about an endpoint: entries can be rejected one by one; error codes of its own."""
+    """What is special about an endpoint: whether single entries can be rejected, and its own error codes."""
 
     rejects_entries: bool = False
     reasons: tuple[Reason, ...] = ()
@@ -45,7 +45,7 @@ class Step(NamedTuple, Generic[State]):
 
 
 class Visible(NamedTuple, Generic[View]):
-    """What is exported at a moment, and until when that stays true as long as nothing is polled.
+    """What is exported at a moment, and until when that holds if no poll brings anything new.
 
     `until` is a moment on either clock. `stale` are the polled endpoints whose values are not exported.
     """

@@ -29,7 +29,7 @@ class Meaning(StrEnum):
 
 
 def tidy(rows: Iterable[HistoryRow], now: float) -> tuple[tuple[HistoryRow, ...], int]:
-    """Sort rows, keep the last of duplicates, drop those of the future; return the rows and how many were."""
+    """Sort rows, keep the last of duplicates, drop future ones; return the rows and how many were future."""
     kept: dict[float, HistoryRow] = {}
     future = 0
     for row in rows:
@@ -76,7 +76,7 @@ def missing(rows: Sequence[HistoryRow]) -> int:
 
 
 def find_meaning(settled: Sequence[HistoryRow], previous: Meaning) -> Meaning:
-    """Find what `hashes` means; keep the `previous` meaning without a row that has hashes and a hashrate."""
+    """Find what `hashes` means; `previous` stays if no row has both hashes and a hashrate."""
     if not conclusive(settled):
         return previous
     if _plausible([(row.hashes, row.hashrate) for row in settled]):
@@ -95,7 +95,7 @@ def conclusive(settled: Iterable[HistoryRow]) -> bool:
 
 
 def window_hashes(settled: Sequence[HistoryRow], meaning: Meaning, hours: int) -> float | None:
-    """Hashes in the last rows, as many as `hours` or fewer; None when the rows do not decide that."""
+    """Return the hashes of the last rows, at most `hours` of them; None if the rows cannot tell."""
     if meaning is Meaning.CUMULATIVE:
         # The oldest row of the window has its hour's hashes from the row before it.
         return _increases(_successive(settled[-hours - 1 :]))
@@ -103,7 +103,7 @@ def window_hashes(settled: Sequence[HistoryRow], meaning: Meaning, hours: int) -
 
 
 def week_hashes(settled: Sequence[HistoryRow], meaning: Meaning) -> float | None:
-    """Hashes in all rows, gaps of cumulative rows included; None when the rows do not decide that."""
+    """Return the hashes of all rows, and of gaps if `hashes` is cumulative; None if the rows cannot tell."""
     if meaning is Meaning.CUMULATIVE:
         return _increases(pairwise(settled))
     return window_hashes(settled, meaning, len(settled))

@@ -13,9 +13,10 @@ from exporter.config import Site
 
 
 class Metric(Struct, frozen=True):
-    """One family: its name as scraped, its type, its labels in the samples' order, its HELP, its source.
+    """What a metric is: name, type, labels, HELP, source.
 
-    `source` is where its values are from: an endpoint of the API, `config`, `polls` or `exporter`.
+    The labels have the order of the samples. `source` is where the values are from: an endpoint of the API,
+    `config`, `polls` or `exporter`.
     """
 
     name: str

@@ -52,7 +52,7 @@ class PollRecord(Struct, frozen=True, gc=False):
     def failed(self, *, at: float, took: float, reason: Reason, detail: str, next_poll: float) -> PollRecord:
         """Return the record after a poll that failed at Unix time `at`.
 
-        It is part of the newest outage if that goes on and has the same reason, else it starts another.
+        If the previous poll failed for the same reason, the outage grows; otherwise a new one starts.
         """
         last = self.outages[-1] if self.outages else None
         if last is None or self.up or last.reason != reason:

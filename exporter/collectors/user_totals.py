@@ -44,11 +44,11 @@ class UserTotals(Struct, frozen=True, gc=False):
 
 
 class Ruling(Enum):
-    """What becomes of a value, and of resets of its field that are pending."""
+    """What happens to a new value, and to the pending resets of its field."""
 
-    NEW_MARK = "it becomes the mark; pending resets are dropped, confirmed by a low value or refuted"
-    IGNORED = "it is an ignored decrease; pending resets are refuted"
-    PENDING = "the endpoint's next answer decides whether it is a reset; those of the other endpoint stay"
+    NEW_MARK = "the value becomes the mark; pending resets are removed, whether confirmed or refuted"
+    IGNORED = "the value is an ignored decrease; pending resets are refuted and removed"
+    PENDING = "a reset is pending until the endpoint's next answer; the other endpoint's pending resets stay"
 
 
 def rule(mark: float, value: float, *, pending: bool) -> Ruling:

@@ -76,7 +76,7 @@ class TopUsers(Struct, frozen=True, gc=False):
 
 
 class WatchedUsers(NamedTuple):
-    """The last poll of `watch_users`: labels of the users it has; place and reason of those it has not."""
+    """The last poll of `watch_users`: the labels of users found, and place and reason of the others."""
 
     names: tuple[str, ...]  # as the config has them
     labels: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class WatchedUsers(NamedTuple):
 
 
 class WatchedAnswer(NamedTuple):
-    """One poll of `watch_users`: the users by the names asked for; place and reason of those refused."""
+    """The answers of one poll: users under the names that were asked for, place and reason of the others."""
 
     users: tuple[User, ...]
     refused: tuple[tuple[int, Reason], ...]

@@ -108,7 +108,7 @@ class _Builder(NamedTuple):
         return api
 
     def site(self, number: int, values: dict[str, Any], poll: dict[str, Any]) -> dict[str, Any]:
-        """Return a site's own fields, for the order of problems: before those of `users` and `api`."""
+        """Return a site's own fields, read first: their problems come before those of `users` and `api`."""
         path = f"sites[{number}]"
         users = values.get("watch_users", [])
         for index, first in _duplicates(users):

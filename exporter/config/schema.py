@@ -15,7 +15,10 @@ from exporter.config.problems import Problems, join, quoted, type_name
 
 
 class Section(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A mapping of the file; unknown keys are problems. UNSET marks a key whose default is computed."""
+    """A mapping of the file; unknown keys are problems.
+
+    UNSET: the key is not in the file. In what `read` returns it stands for a fault that is already reported.
+    """
 
 
 def rejected(reason: str) -> Meta:

@@ -87,7 +87,7 @@ class SecretReader:
         """Return the secret; while the file is missing, unreadable or empty, the last good one."""
         # After a failure the stamp is no evidence: chmod repairs a file and changes none of the three values.
         if self._file is not None and (self.problem is not None or self.changed()):
-            # The stamp comes first: a file replaced in between is read once too often, never once too few.
+            # If the file is replaced between stamp and read, it is read again needlessly; it is never missed.
             self._stamp = _stamp(self._file)
             try:
                 self._secret, _ = read_secret(self._file)

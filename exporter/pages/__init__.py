@@ -1,1 +1,1 @@
-"""Families become bytes."""
+"""Render metrics as Prometheus text and keep the finished pages."""

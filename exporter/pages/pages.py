@@ -5,7 +5,9 @@ finished when it is first asked for, and kept until something changes.
 """
 
 import asyncio
+import gzip
 from collections.abc import Callable, Collection, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import structlog
@@ -16,14 +18,58 @@ from exporter.collectors.registry import FAMILY_FUNCTIONS, SITE_METRICS, site_vi
 from exporter.collectors.snapshot import Snapshot, Store
 from exporter.config import Site
 from exporter.pages.exporter_metrics import OwnMetrics
-from exporter.pages.page import NO_SITE, Page, SiteText, help_bytes
-from exporter.pages.text import Format, lines
+from exporter.pages.text import Format, header, lines, to_openmetrics
 
+SiteText = tuple[bytes | None, ...]
+
+GZIP_LEVEL = 1  # twice the size of level 9 in a tenth of its time; the next scrape is seconds away
+HELP_LINES = {format_: tuple(header(metric, format_) for metric in SITE_METRICS) for format_ in Format}
+NO_SITE: SiteText = (None,) * len(SITE_METRICS)
 OWN_MAX_AGE = 1.0  # seconds: how old the exporter's own metrics may be in a scrape
 RETRY_SECONDS = 10.0  # seconds until a site that could not be rendered is tried again
 THREAD_ABOVE = 1024 * 1024  # bytes: finishing a larger page takes too long for the event loop
 
+_numbers = count()
 log = structlog.get_logger()
+
+
+def help_bytes(sites: Sequence[SiteText]) -> int:
+    """Return the size of the headers of all families that one of the sites has, in the text format."""
+    columns = zip(HELP_LINES[Format.TEXT], zip(*(sites or [NO_SITE]), strict=True), strict=True)
+    return sum(len(head) for head, column in columns if any(column))
+
+
+class Page:
+    """What is exported at one moment. Its bytes are made when they are first asked for, and then kept.
+
+    `own` are the exporter's own metrics in the text format. Later pages have higher numbers.
+    """
+
+    def __init__(self, sites: Sequence[SiteText], own: bytes = b"") -> None:
+        self.number = next(_numbers)
+        self._sites = sites or [NO_SITE]
+        self._own = own
+        self._finished: dict[tuple[Format, bool], bytes] = {}
+
+    def is_finished(self, format_: Format, *, zipped: bool) -> bool:
+        """Whether the bytes were asked for before."""
+        return (format_, zipped) in self._finished
+
+    def finish(self, format_: Format, *, zipped: bool) -> bytes:
+        """Return the bytes, plain or as one gzip member. May be called in any thread."""
+        body = self._finished.get((format_, zipped))
+        if body is None:
+            texts: list[bytes] = []
+            for head, column in zip(HELP_LINES[format_], zip(*self._sites, strict=True), strict=True):
+                samples = [text for text in column if text is not None]
+                if samples:
+                    texts += head, *samples
+            own = to_openmetrics(self._own) if format_ is Format.OPENMETRICS else self._own
+            body = b"".join((*texts, own, format_.end))
+            if zipped:
+                body = gzip.compress(body, GZIP_LEVEL, mtime=0)
+            self._finished[format_, zipped] = body
+        return body
 
 
 class ExportedSite(NamedTuple):
@@ -122,7 +168,7 @@ class Pages:
         ]
 
     async def metrics(self, format_: Format, *, zipped: bool) -> bytes:
-        """Return `/metrics` with what is known now; sites are there where `on_metrics` is set."""
+        """Return `/metrics` with what is known now. Includes the sites only if `on_metrics`."""
         now = self._now()
         if self.on_metrics and self._find_outdated(now):
             await self.render_outdated()

@@ -1,4 +1,4 @@
-"""Families as bytes: the text format and OpenMetrics, and which of them a scraper prefers.
+"""Families as bytes: the text format and OpenMetrics.
 
 The sample lines of both formats are the same bytes; only the headers and the end differ. prometheus-client
 renders eight times slower; its bytes are what the property tests hold these functions to.
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from exporter.collectors.metric import Family, Metric
 
-GO_EXPONENT, PYTHON_EXPONENT = 1e6, 1e16  # from which on they write a float with one
+GO_EXPONENT, PYTHON_EXPONENT = 1e6, 1e16  # the smallest floats that each writes with an exponent
 _EXPONENTS = [f"e+{digits - 1:02}" for digits in range(17)]  # by digits before the point
 _COUNTER_HEADER = re.compile(rb"^(# (?:HELP|TYPE) \w+)_total ", re.MULTILINE)
 
@@ -44,7 +44,7 @@ def to_openmetrics(text: bytes) -> bytes:
 
 
 def lines(family: Family) -> bytes:
-    """Return the sample lines of a gauge or a counter that has some, all finite; the same in both formats.
+    """Return the sample lines of a gauge or counter, at least one, all finite; the same in both formats.
 
     All lines are joined column by column, the numbers being the last: no line is formatted by itself.
     """

@@ -59,8 +59,8 @@ class Plan(NamedTuple):
     """What a reload does to the loops, by key, and to the sites' data.
 
     - `start`: these jobs get a new loop, in this order
-    - `adopt`: those of `start` that take over failures and `Retry-After` from a loop of the same source
-    - `keep`: the loop goes on as it is
+    - `adopt`: jobs of `start` that take over failures and `Retry-After` from a loop of the same source
+    - `keep`: the loop goes on; one that is backed off polls within an interval
     - `stop`: the loop ends
     - `kept`: what stays of each site's data
     """

@@ -54,8 +54,8 @@ class Failure(NamedTuple):
 class LoopState(Struct, frozen=True, gc=False):
     """Where a loop is, between two polls; times are seconds on the monotonic clock.
 
-    `expected_by` is when the loop should make progress: the watchdog gives it its interval, the time-out and
-    STUCK_AFTER beyond that. Each poll that ends, and each page of a walk, moves it; a crash moves it back.
+    `expected_by` is when the loop should make progress. It counts as stuck after interval + time-out +
+    STUCK_AFTER more seconds. Each poll that ends, and each page of a walk, moves it; a crash moves it back.
     """
 
     schedule: Schedule
@@ -130,8 +130,9 @@ class Poller:
     def apply(self, config: Config, client: Client, changes: Plan) -> None:
         """Poll what this config says from now on, by the plan that leads there from the present `jobs`.
 
-        Loops whose job is unchanged go on as they are. Of many new loops only some start at once; the others
-        follow in turns of the event loop, so that scrapes are answered in between.
+        Loops whose job is unchanged go on; one that is backed off polls within an interval. Of many new loops
+        only some start at once. The others follow in turns of the event loop, so that scrapes are answered in
+        between.
         """
         now = self._clock.now()
         self._client, self._timeout = client, config.api.timeout
@@ -252,7 +253,8 @@ class Poller:
             async with self._slots.hold(job.name):
                 loop.queued = False
                 now = self._clock.now()
-                # A slot is no progress, but while the loop waited for it, the ends of other polls counted.
+                # Getting the first slot is not progress. But until now the loop counted as alive while other
+                # polls ended, so start from the last of those.
                 progress = self._last_end if began is None else now.mono
                 loop.state = replace(loop.state, expected_by=max(loop.state.expected_by, progress))
                 if began is None:

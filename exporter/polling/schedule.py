@@ -22,8 +22,8 @@ LONGEST_RETRY_AFTER = 3600.0  # seconds
 class Schedule(Struct, frozen=True, gc=False):
     """When one endpoint of one site is due, in seconds of the monotonic clock.
 
-    Due times are phase + k * interval, so that lateness never shifts them; the phase is a hash of site and
-    endpoint, so that a thousand sites spread over the interval.
+    While polls succeed, due times are phase + k * interval, so that lateness never shifts them. The phase is
+    a hash of site and endpoint, so that a thousand sites spread over the interval.
     """
 
     interval: float
@@ -68,7 +68,7 @@ def phase(site: str, endpoint: Endpoint, interval: float) -> float:
 
 
 def first_due(place: int, polls: int, interval: float, now: float) -> float:
-    """Spread the first polls of a process, the `place`-th of so many, over a second and a bit."""
+    """Spread the first polls of new loops, the `place`-th of so many, over a second and a bit."""
     return now + place / polls * min(interval, 1 + 0.0025 * polls)
 
 

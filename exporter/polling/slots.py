@@ -23,7 +23,7 @@ class Slots:
             yield
 
     def resized(self, total: int, sites: Iterable[str]) -> Slots:
-        """Return slots for these sites: the same, with those that are held, when their number is the same."""
+        """Return slots for these sites. If the total is the same, slots that are held stay held."""
         if total != self._total:
             return Slots(total)
         self._sites = {site: self._sites[site] for site in sites if site in self._sites}

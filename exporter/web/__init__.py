@@ -1,1 +1,1 @@
-"""Who gets which bytes."""
+"""The HTTP server: routes, authentication, TLS, status page."""

@@ -1,13 +1,13 @@
-"""Basic authentication: which headers are right, checked off the event loop, remembered without a password.
+"""Basic authentication: checks headers in a thread, and remembers the results without a password.
 
 A right header is remembered until its user's hash changes and never waits again. Every other header costs
 one bcrypt check. Checks run one at a time in a thread; a few wait, and past that the verdict is BUSY.
 
 **Unknown users.** The header of an unknown user is treated like a wrong password: the same caches, the same
-queue, one check against a hash that nobody has the password of. That hash has the cost that most configured
-hashes have (of two equally common costs, the higher). If all costs are equal, as the web configuration asks
-for, the time taken tells nothing. The highest cost would be no safer: a user who is answered faster would
-exist, and anybody could order the longest check.
+queue, one check against a hash that has no password. That hash has the most common cost of the configured
+hashes (of two equally common costs, the higher). If all costs are equal, as the web configuration advises,
+the time taken reveals nothing. The highest cost would be no safer: a user who is answered faster would be
+known to exist, and anybody could request the longest check.
 
 **After a reload.** The file may have the same password under a new salt. A scraper must not fail because
 somebody floods the queue at that time. So a header that was right under a user's former hash does not wait

@@ -17,7 +17,7 @@ SPECIFICITY: Mapping[str, Mapping[Format, int]] = {
 VERSIONS = {
     "application/openmetrics-text": "1.0.0",
     "text/plain": "0.0.4",
-}  # where a range names another: no match
+}  # a media range that names another version does not match
 
 
 @lru_cache(CACHE_SIZE)

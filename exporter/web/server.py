@@ -53,7 +53,7 @@ LIMITS = Limits()
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol, with the deadlines and sizes of `Limits`.
 
-    It has more than twelve methods because each is an event of uvicorn's, asyncio's or the parser's.
+    It has many methods because each is an event of uvicorn, asyncio or the parser.
     """
 
     def __init__(
@@ -245,7 +245,9 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def replace_tls(self, context: ssl.SSLContext, *, end_connections: bool) -> None:
-        """Use another TLS context for connections from now on. Raises OSError if nothing has changed.
+        """Use another TLS context for connections from now on.
+
+        Raises OSError if a listener cannot be made; the old ones then go on unchanged.
 
         Open connections keep theirs; with `end_connections` they end after the answer that they wait for.
 

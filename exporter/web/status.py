@@ -49,7 +49,7 @@ class LoadStatus(NamedTuple):
 
     @property
     def accepted(self) -> bool:
-        """Whether what is on disk is in force, as far as it was loaded."""
+        """Whether the last load of every file was accepted."""
         return not self.refused
 
     def with_refusal(self, event: str) -> LoadStatus:
@@ -220,7 +220,7 @@ def endpoint_document(
 
 
 def history_document(view: history.HistoryView) -> list[Document]:
-    """Return a week of rows with their baselines, which take the rows of one week more, and not all."""
+    """Return a week of rows with their baselines, which are computed from two weeks of rows."""
     rows = view.rows[-2 * history_rows.WEEK_ROWS :]
     settled = view.settled - (len(view.rows) - len(rows))
     return [

@@ -144,8 +144,7 @@ class _Loader:
 
     def read(self, file: Path) -> bytes:
         """Return a regular file's content. Raises ValueError, which repeats neither path nor content."""
-        # The stamp comes first. A file that is replaced before it is read is then read again needlessly, but
-        # it is never missed.
+        # If the file is replaced between stamp and read, it is read again needlessly; it is never missed.
         self.stamps.setdefault(file, _stamp(file))
         data, status = read_regular(file, MAX_BYTES)
         self.exposed[file] = exposed(status)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.collectors.registry import SITE_METRICS
-from exporter.pages.page import Page, help_bytes
+from exporter.pages.pages import Page, help_bytes
 from exporter.pages.text import Format, header
 
 site_texts = st.tuples(
