@@ -15,13 +15,13 @@ import msgspec
 import yaml
 from msgspec import UNSET
 
+from docs.catalogue import CATALOGUE
 from exporter import cli
 from exporter.api.errors import PollError
 from exporter.collectors.expiry import Expiry
 from exporter.config.schema import Section, unwrap
 from exporter.config.sections import ConfigFile
 from exporter.endpoint import Reason
-from exporter.pages.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -92,7 +92,7 @@ def _leaves(parent: type[PollError]) -> Iterator[type[PollError]]:
 _METRICS = """\
 # Metrics
 
-Written by `python -m docs` from the catalogue in [exporter/pages/catalogue.py](../exporter/pages/catalogue.py).
+Written by `python -m docs` from the catalogue in [docs/catalogue.py](catalogue.py).
 
 Values are the API's, in its units. Polled and cached, not fetched on scrape; samples carry no timestamps. Amounts are in coins, and
 `cryptoloot_site_info` says which. On `/probe` are the families with a `site` label, on `/metrics` all of them (with

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from docs.catalogue import CATALOGUE
 from exporter.api.answers import Entries, HistoryRow
 from exporter.clock import Now
 from exporter.collectors.history import HISTORY
@@ -24,7 +25,6 @@ from exporter.collectors.history_rows import HOUR
 from exporter.collectors.snapshot import Snapshot
 from exporter.collectors.users import TOP_USERS
 from exporter.endpoint import Reason
-from exporter.pages.catalogue import CATALOGUE
 from tests.collectors.sites import a_site, failed, families, polled, samples_of, with_rows
 from tests.conftest import REPOSITORY, required
 

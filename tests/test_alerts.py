@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from docs.catalogue import CATALOGUE
 from exporter.collectors.history_rows import Meaning
 from exporter.collectors.registry import COLLECTORS
 from exporter.endpoint import Reason
-from exporter.pages.catalogue import CATALOGUE
 from tests.alerting import ALERTS, GROUPS, RULES, catalogued, recorded, rules, scraped, uncommented
 from tests.conftest import REPOSITORY, required
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from exporter.pages.catalogue import CATALOGUE
+from docs.catalogue import CATALOGUE
 from tests.alerting import GROUPS, RULES
 from tests.charting import PORT, SETS, found, only, rendered, workload
 from tests.conftest import REPOSITORY, required

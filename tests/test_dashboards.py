@@ -17,7 +17,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards import boards, panels
 from dashboards.__main__ import main, written
-from exporter.pages.catalogue import CATALOGUE
+from docs.catalogue import CATALOGUE
 from exporter.pages.exporter_metrics import OwnMetrics
 from tests.alerting import catalogued, rules
 from tests.conftest import REPOSITORY, required

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from docs import generated
+from docs.catalogue import CATALOGUE
 from exporter import cli, config
 from exporter.config import ConfigError, schema
 from exporter.config.problems import Problems
 from exporter.endpoint import Reason
-from exporter.pages.catalogue import CATALOGUE
 from exporter.web.routes import ROUTES
 from exporter.web.web_config import WebFile
 from tests.alerting import rules

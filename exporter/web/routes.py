@@ -13,8 +13,7 @@ from exporter.web import status
 from exporter.web.access import WebAccess
 from exporter.web.auth import Verdict
 from exporter.web.negotiation import preferences
-from exporter.web.status import ProcessInfo
-from exporter.web.status_cache import StatusCache
+from exporter.web.status import ProcessInfo, StatusCache
 
 Field = tuple[bytes, bytes]  # of a header
 

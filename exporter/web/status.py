@@ -6,6 +6,8 @@ names of users or secrets, and the reasons of failures are our own words. Times 
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import hashlib
 import json
 import re
@@ -17,7 +19,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlencode
 
-from exporter.clock import Now
+from exporter.clock import NEVER, Now
 from exporter.collectors import all_users, history, history_rows, payout, registry
 from exporter.collectors.collector import Collector
 from exporter.collectors.metric import Metric
@@ -25,11 +27,14 @@ from exporter.collectors.registry import collector_visible, polled_endpoints
 from exporter.collectors.snapshot import PollRecord
 from exporter.config import Poll
 from exporter.endpoint import Endpoint
-from exporter.pages.pages import ExportedSite
+from exporter.pages.pages import ExportedSite, Pages
 from exporter.web import graph, status_format
 
 Document = dict[str, Any]  # plain data, as JSON has it
 
+MAX_AGE = 1.0  # seconds that a written status is kept
+GZIP_LEVEL = 1  # as the pages of metrics have it
+Writer = Callable[[Mapping[str, Any]], bytes]
 PER_PAGE, MAX_PER_PAGE = 20, 500  # sites, each with a graph and a table
 STATES = ("stale", "failing", "waiting", "fresh")  # the worst first
 STATE_OF_LAST_POLL = {None: "waiting", False: "failing", True: "fresh"}  # while its values are exported
@@ -260,3 +265,36 @@ def _renderer() -> Callable[..., str]:
     jinja.globals.update(graph=graph.draw, width=graph.WIDTH, height=graph.HEIGHT, default_per_page=PER_PAGE)
     jinja.filters.update(status_format.FILTERS)
     return jinja.from_string(TEMPLATE).render
+
+
+# -------------------------------------------------------------------------------------------------- the cache
+
+
+class StatusCache:
+    """Writes status pages in a thread, one at a time: thousands of sites take a while.
+
+    A page is kept for a second: clients that reload all the time cost nothing.
+    """
+
+    def __init__(self, pages: Pages, now: Callable[[], Now], process_info: Callable[[], ProcessInfo]) -> None:
+        self._pages, self._now, self._process_info = pages, now, process_info
+        self._lock = asyncio.Lock()
+        self._ranked_at = NEVER
+        self._ranking: list[tuple[str, ExportedSite]] = []
+        self._bodies: dict[tuple[Selection, Writer, bool], bytes] = {}
+
+    async def body(self, selection: Selection, write: Writer, *, zipped: bool) -> bytes:
+        """Return what `write` makes of the status of the selected sites."""
+        key = selection, write, zipped
+        async with self._lock:
+            now = self._now()
+            if not 0 <= now.mono - self._ranked_at.mono < MAX_AGE:
+                self._ranking = await asyncio.to_thread(ranked_sites, self._pages.overview(), now)
+                self._ranked_at, self._bodies = now, {}
+            if key not in self._bodies:
+                self._bodies[key] = await asyncio.to_thread(self._render, *key, self._process_info())
+            return self._bodies[key]
+
+    def _render(self, selection: Selection, write: Writer, zipped: bool, process: ProcessInfo) -> bytes:
+        body = write(status_document(process, self._ranking, selection, self._ranked_at))
+        return gzip.compress(body, GZIP_LEVEL) if zipped else body

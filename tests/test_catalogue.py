@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from docs.catalogue import CATALOGUE
 from exporter.collectors.registry import SITE_METRICS
-from exporter.pages.catalogue import CATALOGUE
 from exporter.pages.exporter_metrics import OWN_METRICS
 from tests.conftest import SHARED
 
