@@ -40,6 +40,7 @@ from exporter.web.status import LoadStatus, ProcessInfo
 logger = structlog.get_logger()
 
 WEB_CONFIG_REFUSED = "web_config_refused"
+FREEZE_AFTER = 20.0  # seconds after a load: all first polls of thousands of sites are over by then
 WATCH_INTERVAL = 1.0  # seconds between looks at the web config and the files it names
 REAL_CLOCK = Clock(lambda: Now(time.time(), time.monotonic()), asyncio.sleep, random.random)
 
@@ -198,6 +199,16 @@ class App:
         self._poller.apply(config, client, changes)
         self._pages.show(config.sites, on_metrics=config.web.sites_on_metrics)
         self._set_load_status(LoadStatus(self._clock.now().wall))
+        self._spawn(self._freeze())
+
+    async def _freeze(self) -> None:
+        """Hide the poll loops from the garbage collector once they run: they stay until the next reload.
+
+        With thousands of sites they are most of what a full collection looks at, while scrapes wait.
+        """
+        await self._clock.sleep(FREEZE_AFTER)
+        gc.collect(1)  # what is garbage now would stay for ever
+        gc.freeze()
 
     async def _retire(self, client: Client, timeout: float) -> None:  # noqa: ASYNC109 - of calls in flight
         """Close a client after the time-out of its calls: all that are in flight have ended then."""
