@@ -105,8 +105,10 @@ def demo(flags: Namespace) -> NoReturn:
             poll["all_users"]["enabled"] = True
             document = {"api": {"url": f"http://{address_of(listening)}"}, "sites": sites, "poll": poll}
             secrets = {name: site.secret for name, site in world.sites.items()}
-            await _serve(App(lambda: config.parse(document, secrets), options), announce)
-            api.cancel()
+            try:
+                await _serve(App(lambda: config.parse(document, secrets), options), announce)
+            finally:
+                api.cancel()
 
     def announce(addresses: list[str]) -> None:
         for address in addresses:

@@ -45,7 +45,7 @@ class Concealer:
         self._bound = bound
         self._forms: dict[str, None] = {}  # the oldest first
         self._by_head: dict[str, dict[int, set[str]]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a garbage collection in between can log, too
 
     def add(self, secret: str) -> None:
         """Hide this text from now on. Shorter texts than 4 characters are ignored."""
@@ -177,13 +177,13 @@ class _Sink:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def write(self, line: str) -> None:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         safe = line.encode(encoding, "backslashreplace").decode(encoding)
         # A log reader that went away must not stop the daemon, and there is no other place to report it.
-        with self._lock, suppress(OSError, ValueError):
+        with self._lock, suppress(OSError, ValueError, RuntimeError):
             self._stream.write(f"{safe}\n")
             self._stream.flush()
 

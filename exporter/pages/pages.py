@@ -6,7 +6,7 @@ finished when it is first asked for, and kept until something changes.
 
 import asyncio
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ JOINED = 64  # texts that are compressed together: at most a megabyte or so
 GZIP_LEVEL = 1  # twice the size of level 9 in a tenth of its time; the next scrape is seconds away
 HELP_LINES = {format_: tuple(header(metric, format_) for metric in SITE_METRICS) for format_ in Format}
 NO_SITE: SiteText = (None,) * len(SITE_METRICS)
+# For each of FAMILY_FUNCTIONS the view, and its sample lines by metric.
+NOT_RENDERED: Sequence[tuple[Any, Mapping[str, bytes]]] = [(None, {})] * len(FAMILY_FUNCTIONS)
 OWN_MAX_AGE = 1.0  # seconds: how old the exporter's own metrics may be in a scrape
 RETRY_SECONDS = 10.0  # seconds until a site that could not be rendered is tried again
 THREAD_ABOVE = 1024 * 1024  # bytes: finishing a larger page takes too long for the event loop
@@ -96,14 +98,14 @@ class _RenderedSite:
         self.bytes = 0
         self.series = 0
         self.until = NEVER
-        # For each of FAMILY_FUNCTIONS the view, and its sample lines by metric.
-        self._sections: list[tuple[Any, dict[str, bytes]]] = [(None, {}) for _ in FAMILY_FUNCTIONS]
+        self.names = site.users, site.watch_users
+        self.sections = NOT_RENDERED
 
     def render(self, snapshot: Snapshot, now: Now) -> bool:
         """Render the families whose view has changed; return whether there was one."""
         sections, end, changed = [], NEVER, False
         visible = site_visible(self.site, snapshot, now)
-        for before, families, (view, until, _) in zip(self._sections, FAMILY_FUNCTIONS, visible, strict=True):
+        for before, families, (view, until, _) in zip(self.sections, FAMILY_FUNCTIONS, visible, strict=True):
             end = end.earlier(until)
             if view == before[0]:
                 sections.append(before)
@@ -114,7 +116,7 @@ class _RenderedSite:
         self.until = end
         if not changed:
             return False
-        self._sections = sections
+        self.sections = sections
         texts = {name: text for _, texts in sections for name, text in texts.items()}
         self.text = tuple(texts.get(metric.name) for metric in SITE_METRICS)
         self.page = Page([self.text])
@@ -139,7 +141,7 @@ class Pages:
         self._full: Page | None = None
         self._own_at = float("-inf")  # when the own metrics were rendered, monotonic seconds
         self._own_text = b""
-        self._finishing = asyncio.Lock()
+        self._finishing, self._waiting = asyncio.Lock(), 0
         self._latest: dict[tuple[Format, bool], tuple[int, bytes]] = {}
         self.full_bytes = 0
         self.full_series = 0
@@ -148,13 +150,15 @@ class Pages:
 
     def show(self, sites: Sequence[Site], *, on_metrics: bool = True) -> None:
         """Export these sites from now on, on `/metrics` or not; what is rendered and still right is kept."""
-        before = self._sites
-        self._sites = {
-            site.name: before[site.name]
-            if site.name in before and before[site.name].site == site
-            else _RenderedSite(site)
-            for site in sites
-        }
+        before, self._sites = self._sites, {}
+        for site in sites:
+            rendered = before.get(site.name)
+            # Names that may not be exported any more must not stay until the site is rendered again.
+            if rendered is None or rendered.names != (site.users, site.watch_users):
+                rendered = _RenderedSite(site)
+            elif rendered.site != site:
+                rendered.site, rendered.sections = site, NOT_RENDERED
+            self._sites[site.name] = rendered
         self.on_metrics = on_metrics
         self._outdated = dict.fromkeys(self._sites)
         self._full = None
@@ -182,13 +186,19 @@ class Pages:
         if self.full_bytes < THREAD_ABOVE or page.is_finished(format_, zipped=zipped):
             return page.finish(format_, zipped=zipped)
         # One thread at a time. What it finishes serves all who came before it began.
-        async with self._finishing:
-            number, body = self._latest.get((format_, zipped), (-1, b""))
-            if number < page.number:
-                page = self._current(self._now())
-                body = await asyncio.to_thread(page.finish, format_, zipped=zipped)
-                self._latest[format_, zipped] = page.number, body
-            return body
+        self._waiting += 1
+        try:
+            async with self._finishing:
+                number, body = self._latest.get((format_, zipped), (-1, b""))
+                if number < page.number:
+                    page = self._current(self._now())
+                    body = await asyncio.to_thread(page.finish, format_, zipped=zipped)
+                    self._latest[format_, zipped] = page.number, body
+                return body
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._latest.clear()
 
     async def probe(self, name: str, format_: Format, *, zipped: bool) -> bytes | None:
         """Return `/probe` of a site with what is known now; None when no site has this name."""
@@ -197,7 +207,9 @@ class Pages:
             return None
         if name in self._find_outdated(self._now()):
             self._render(name)
-        return rendered.page.finish(format_, zipped=zipped)
+        if rendered.bytes < THREAD_ABOVE:
+            return rendered.page.finish(format_, zipped=zipped)
+        return await asyncio.to_thread(rendered.page.finish, format_, zipped=zipped)
 
     async def keep_rendered(self) -> None:
         """Render what polls bring before it is asked for; ends when it is cancelled."""

@@ -70,7 +70,7 @@ class Authenticator:
         self._right: dict[bytes, tuple[bytes, bytes]] = {}  # by user: hash and MAC of the right header
         self._wrong: dict[bytes, None] = {}  # MACs, the least recently used first
         self._checks: dict[bytes, asyncio.Task[Verdict]] = {}  # by MAC: those that run or wait
-        self._turn = asyncio.Lock()
+        self._turn, self._first = asyncio.Lock(), asyncio.Lock()
         self._closed = False
         self.update(users)
 
@@ -139,7 +139,7 @@ class Authenticator:
                 loop.call_soon_threadsafe(results.put_nowait, right)
 
         try:
-            async with contextlib.nullcontext() if was_right else self._turn:
+            async with self._first if was_right else self._turn:
                 threading.Thread(target=check, name="bcrypt", daemon=True).start()
                 right = await results.get()
         finally:

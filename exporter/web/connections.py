@@ -62,9 +62,7 @@ TRANSITIONS: Mapping[State, Mapping[Event, tuple[State, DeadlineAction]]] = {
         Event.ANSWERED: (State.IDLE, DeadlineAction.KEEP),
         Event.REJECTED: (State.CLOSING, DeadlineAction.START),
     },
-    State.CLOSING: {
-        Event.ANSWERED: (State.CLOSING, DeadlineAction.KEEP),
-    },
+    State.CLOSING: {Event.ANSWERED: (State.CLOSING, DeadlineAction.KEEP)},
 }
 
 

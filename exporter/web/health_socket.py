@@ -44,9 +44,16 @@ async def serve_health(path: Path, problems: Callable[[], list[str]]) -> AsyncIt
 def _remove_stale(path: Path) -> None:
     """Remove a socket that nobody listens on. Raises AddressError if anything else is at the path."""
     try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            why = "is in the way of the health socket, and is no socket: choose another path"
-            raise AddressError(f"{path} {why}")
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise AddressError(f"cannot use the health socket {path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(mode):
+        raise AddressError(
+            f"{path} is in the way of the health socket, and is no socket: choose another path"
+        )
+    try:
         _ask(path)
     except (ConnectionRefusedError, FileNotFoundError):
         path.unlink(missing_ok=True)

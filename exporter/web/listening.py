@@ -42,8 +42,9 @@ def listen(addresses: Sequence[str]) -> list[socket.socket]:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
                 listening.bind(address)
                 listening.listen(BACKLOG)
-            except OSError as error:
-                raise AddressError(f"cannot listen on {text}: {error.strerror or error}") from None
+            except (OSError, UnicodeError) as error:
+                why = getattr(error, "strerror", None) or error
+                raise AddressError(f"cannot listen on {text}: {why}") from None
             listening.setblocking(False)
             sockets.append(listening)
         opened.pop_all()  # all are open: leave them so

@@ -99,7 +99,7 @@ class Protocol(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Abort the connection if its client has stopped reading an answer."""
         before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
-        if not self._unsent or self._unsent != before:  # growing is not stalling: writing pauses when full
+        if not (before and self._unsent) or self._unsent < before:
             self._taken_at = now
         if now - self._taken_at >= self._limits.stall_seconds:
             self.transport.abort()
@@ -208,6 +208,7 @@ class Server(uvicorn.Server):
         self._admits = admits
         self._connections = Connections[Protocol](limits.connections)
         self._sockets: list[socket.socket] = []
+        self._generation = 0  # of the rules for client certificates
         super().__init__(
             uvicorn.Config(
                 self._run_app,
@@ -255,6 +256,7 @@ class Server(uvicorn.Server):
         listeners take over on duplicates of the sockets, whose queues they share: no client notices.
         """
         listeners: list[asyncio.Server] = []
+        self._generation += end_connections
         try:
             for listening in self._sockets:
                 listeners.append(await self._accept(listening.dup(), context))  # noqa: PERF401 - see except
@@ -269,6 +271,8 @@ class Server(uvicorn.Server):
             connection.shutdown()
 
     async def _accept(self, listening: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
+        generation = self._generation
+
         def connect() -> asyncio.Protocol:
             protocol: Any = self.config.http_protocol_class
             connection: asyncio.Protocol = protocol(
@@ -277,8 +281,10 @@ class Server(uvicorn.Server):
                 app_state=self.lifespan.state,
                 limits=self._limits,
                 connections=self._connections,
-                # A handshake can end after the server was stopped.
-                admits=lambda transport: not self.should_exit and self._admits(transport),
+                # A handshake can end after the server was stopped, or after its rules were replaced.
+                admits=lambda transport: (
+                    not self.should_exit and generation == self._generation and self._admits(transport)
+                ),
             )
             return connection
 
@@ -289,7 +295,7 @@ class Server(uvicorn.Server):
             ssl=context,
             backlog=BACKLOG,
             ssl_handshake_timeout=self._limits.handshake_seconds if context else None,
-            ssl_shutdown_timeout=GRACE if context else None,
+            ssl_shutdown_timeout=self._limits.stall_seconds if context else None,
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
