@@ -43,10 +43,11 @@ demo: $(RUNTIME) ## the exporter on a simulated API, at http://127.0.0.1:12758/m
 	$(BIN)/cryptoloot-exporter demo
 
 test: $(STAMP) ## all tests but the slow ones, with coverage
-	$(BIN)/pytest -m 'not slow' --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow' --cov --cov-report=term --cov-fail-under=95
 
 test-all: $(STAMP) ## all tests, with coverage
-	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not alone' --cov --cov-report=
+	$(BIN)/pytest -m alone --cov --cov-append --cov-report=term --cov-fail-under=95
 
 test-lowest: $(STAMP) ## the quick unit tests on the lowest versions that pyproject.toml allows
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)

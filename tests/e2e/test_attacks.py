@@ -49,6 +49,8 @@ from tests.e2e.programs import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+pytestmark = pytest.mark.alone
+
 ATTACK_SECONDS = float(os.environ.get("ATTACK_SECONDS", "120"))
 SLOWEST = 1.0  # seconds a scrape may take
 COST = 10

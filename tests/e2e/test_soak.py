@@ -28,6 +28,8 @@ from tests.conftest import PatientTime, parsed
 if TYPE_CHECKING:
     from exporter.config import Config
 
+pytestmark = pytest.mark.alone
+
 WEEK = 7 * DAY
 POLLS = 10_000  # at least, of each site
 INTERVALS = {"payout": "90s", "history": "5m", "top_users": "90s"}  # some 15,000 polls a week

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -509,6 +510,57 @@ def test_a_reload_renders_what_has_changed() -> None:
 
     assert b'currency="UPX"' in (exposed.probe("a") or b"")
     assert before["b"] is exposed.probe("b")
+
+
+def test_a_scrape_during_a_reload_keeps_its_series() -> None:
+    """A reload that changes every site does not empty a scrape that it overtakes; not even a large one."""
+    names = [f"site{number}" for number in range(5)]
+    exposed = large()
+    exposed.metrics(0)
+    changed = sites_of(*names, api={"timeout": "11s"})
+
+    async def scrape() -> bytes:
+        threads = Manual()
+        asyncio.get_running_loop().set_default_executor(threads)
+        exposed.answer("site0", PAYOUT, SOME_PAYOUT)
+        first = asyncio.create_task(exposed.pages.metrics(Format.TEXT, zipped=False))
+        second = asyncio.create_task(exposed.pages.metrics(Format.TEXT, zipped=False))
+        await turns()
+        exposed.answer("site1", PAYOUT, SOME_PAYOUT)
+        third = asyncio.create_task(exposed.pages.metrics(Format.TEXT, zipped=False))
+        await turns()
+        exposed.pages.show(changed)
+        await threads.finish(0)
+        await threads.finish(1)
+        await asyncio.gather(first, second)
+        return await third
+
+    page = asyncio.run(scrape())
+    assert 5 * 1024 == page.count(b"\ncryptoloot_user_hashes_total{")
+
+
+def test_names_are_gone_with_the_reload_that_takes_them() -> None:
+    """Where the rules for names change, a site's samples are not kept until it is rendered again."""
+    exposed = Exposed("a")
+    exposed.answer("a", TOP_USERS, Entries((User("ann", 1, 1, 1),)))
+    assert b'user="ann"' in exposed.metrics(0)
+    exposed.pages.show(sites_of("a", users={"names": "off"}))
+
+    assert [0] == [page.bytes for page in exposed.pages.overview()]
+    assert b'user="ann"' not in exposed.metrics()
+
+
+def test_large_pages_are_not_kept_beside_the_one_in_force() -> None:
+    """Once nobody waits for a thread, nothing holds a page with sites that a reload has removed."""
+    exposed = large()
+    exposed.metrics(0)
+    exposed.pages.show([])
+    exposed.store.replace_all({})
+    held: list[Any] = [exposed.pages]
+    for _ in range(5):  # from the object to its attributes, to what they hold, and to what that holds
+        held += gc.get_referents(*held)
+
+    assert pages.THREAD_ABOVE > max(len(each) for each in held if isinstance(each, bytes))
 
 
 def test_sites_can_be_kept_off_metrics() -> None:

@@ -432,6 +432,25 @@ def test_a_header_that_was_right_goes_first_once(checks: Checks) -> None:
     assert [DENIED, DENIED, BUSY] == [*verdicts, bounded(main())]
 
 
+def test_new_hashes_of_many_users_are_checked_one_at_a_time(checks: Checks) -> None:
+    """When all hashes change at once, every scraper is let in, and no two such checks run together."""
+    users = {f"user-{number}": "secret" for number in range(2 * MAX_WAITING_CHECKS)}
+
+    def check(password: bytes, hashed: bytes) -> bool:
+        return checks(password, hashed.lower())
+
+    auth = Authenticator(hashes(**users), key=KEY, check=check)
+
+    async def main() -> list[Verdict]:
+        for user in users:
+            await auth.verdict(header(user, "secret"))
+        auth.update(hashes(**dict.fromkeys(users, "SECRET")))
+        return await asyncio.gather(*(auth.verdict(header(user, "secret")) for user in users))
+
+    assert [ALLOWED] * len(users) == bounded(main())
+    assert 1 == checks.most_at_once
+
+
 @pytest.mark.parametrize(
     ("verdict", "after"),
     [(ALLOWED, {"alice": "SECRET"}), (DENIED, {"alice": "other"}), (DENIED, {"bob": "x"})],

@@ -80,6 +80,13 @@ def test_a_health_socket_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         asked(tmp_path / "nowhere" / "health", [])
 
 
+def test_a_path_below_a_file_is_told(tmp_path: Path) -> None:
+    """What is wrong with the path is said as it is: nobody else listens there."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AddressError, match="Not a directory"):
+        asked(tmp_path / "file" / "health", [])
+
+
 def test_nobody_there_is_not_healthy(tmp_path: Path) -> None:
     """Asking where nothing listens says so."""
     assert "no answer" in (ask_health(tmp_path / "health") or "")

@@ -230,6 +230,31 @@ def test_a_stalled_answer_is_aborted(app: Any) -> None:
     assert playing(Limits(stall_seconds=0.1), scene, app) is True
 
 
+def test_asking_again_is_not_taking() -> None:
+    """A client that goes on asking and reads no answer is given up as one that is silent."""
+    sizes = iter([400_000])
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        size = next(sizes, 100)  # the first one fills what the kernel keeps, the others find room behind it
+        headers = [(b"content-length", b"%d" % size)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    async def scene(address: tuple[str, int], server: Server) -> bool:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(address)
+            for _ in range(40):
+                with contextlib.suppress(ConnectionError):
+                    client.send(GET + b"\r\n")
+                await asyncio.sleep(0.05)
+                if not server.server_state.connections:
+                    break
+            return not server.server_state.connections
+
+    assert playing(Limits(stall_seconds=0.5), scene, app) is True
+
+
 def test_an_answer_that_is_taken_slowly_is_finished() -> None:
     """An answer that is taken bit by bit is none that stalls."""
 
