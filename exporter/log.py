@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 from urllib.parse import quote, quote_plus
 
 import structlog
@@ -144,15 +144,14 @@ def _cut(text: str, end: int) -> str:
     return f"{text[:end]} …{len(text) - 2 * end} characters… {text[-end:]}"
 
 
-class _ConsoleValue:
+class _ConsoleValue(NamedTuple):
     """A value whose repr is its text on the console; the console renderer prints it unchanged."""
 
-    def __init__(self, value: object) -> None:
-        self._value = value
+    value: object
 
     def __repr__(self) -> str:
-        plain = isinstance(self._value, str) and _PLAIN.fullmatch(self._value)
-        return _escaped(str(self._value) if plain else json.dumps(self._value, ensure_ascii=False))
+        plain = isinstance(self.value, str) and _PLAIN.fullmatch(self.value)
+        return _escaped(str(self.value) if plain else json.dumps(self.value, ensure_ascii=False))
 
 
 def _for_console(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -176,8 +175,7 @@ class _Sink:
     """Writes lines to a stream. Never raises, whatever the line holds and whatever happened to the stream."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._lock = threading.RLock()
+        self._stream, self._lock = stream, threading.RLock()
 
     def write(self, line: str) -> None:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"

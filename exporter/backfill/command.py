@@ -101,11 +101,10 @@ def _windows(sources: Sequence[Source], flags: Namespace, now: float, tell: Tell
     prometheus = Prometheus(flags.prometheus)
     windows, end = asyncio.run(prometheus.missing(sources, flags.since, now, gaps_only=flags.gaps))
     if end < now:
+        nothing = f"nothing from {datetime.fromtimestamp(end, UTC):%Y-%m-%dT%H:%M:%SZ} on"
         head = "Prometheus' head, which begins there (or is taken to, where it does not say)"
-        tell(
-            f"nothing from {datetime.fromtimestamp(end, UTC):%Y-%m-%dT%H:%M:%SZ} on: blocks must not overlap "
-            f"{head}; run this again with --gaps in three hours for what is left"
-        )
+        advice = "run this again with --gaps in three hours for what is left"
+        tell(f"{nothing}: blocks must not overlap {head}; {advice}")
     return windows
 
 

@@ -136,12 +136,9 @@ class _Builder(NamedTuple):
             changed = [key for key in ("stale_after", "interval") if key in changes]
             faulty = self.problems.has(place) or self.problems.has(f"poll.{name}")
             if changed and stale_after < interval and not faulty:
-                self.problems.add(
-                    f"{place}.{changed[0]}",
-                    f"stale_after {format_duration(stale_after)} is below the interval "
-                    f"{format_duration(interval)}, so values would leave between two polls: set stale_after "
-                    "to a few intervals",
-                )
+                below = f"{format_duration(stale_after)} is below the interval {format_duration(interval)}"
+                why = "so values would leave between two polls: set stale_after to a few intervals"
+                self.problems.add(f"{place}.{changed[0]}", f"stale_after {below}, {why}")
             if changes.get("max_row_age", math.inf) < 3 * 3600:
                 message = "below 3h: a settled row is up to 2h15m old by nature, values will flicker"
                 self.problems.warn(f"{place}.max_row_age", message)

@@ -158,7 +158,6 @@ def clean(text: str) -> Secret:
     if len(text.encode()) > MAX_BYTES:
         raise ValueError(f"is longer than {MAX_BYTES} bytes, which no secret is")
     if CONTROL.search(text):
-        raise ValueError(
-            "holds a line break or another control character: keep the secret alone, on one line"
-        )
+        advice = "keep the secret alone, on one line"
+        raise ValueError(f"holds a line break or another control character: {advice}")
     return Secret(text)

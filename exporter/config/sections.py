@@ -22,12 +22,14 @@ def _about(text: str) -> Meta:
     return Meta(description=text)
 
 
+_PUBLIC_API = "https://api.crypto-loot.com"
+_Proxy = Literal["none", "environment"]
+
+
 class ApiSection(Section):
     """The server and how it is called."""
 
-    url: Annotated[Url, _about("any server that speaks the same API; a path prefix is allowed")] = (
-        "https://api.crypto-loot.com"
-    )
+    url: Annotated[Url, _about("any server that speaks the same API; a path prefix is allowed")] = _PUBLIC_API
     timeout: Annotated[Duration, _about("of one whole call")] = "10s"
     max_concurrency: Annotated[
         Annotated[int, Meta(ge=1, le=64)] | UnsetType,
@@ -37,9 +39,7 @@ class ApiSection(Section):
     allow_insecure: Annotated[
         bool, _about("allow http:// to other hosts than this one: secrets go in the clear")
     ] = False
-    proxy: Annotated[
-        Literal["none", "environment"], _about("environment: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say")
-    ] = "none"
+    proxy: Annotated[_Proxy, _about("environment: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say")] = "none"
 
 
 class Api(Struct, frozen=True, gc=False):
@@ -50,7 +50,7 @@ class Api(Struct, frozen=True, gc=False):
     max_concurrency: int
     max_response_bytes: int
     allow_insecure: bool
-    proxy: Literal["none", "environment"]
+    proxy: _Proxy
 
     @property
     def host(self) -> str:

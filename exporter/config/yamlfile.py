@@ -43,8 +43,7 @@ class _Converter:
     """Turns YAML nodes into plain values. Records lines; reports duplicate keys and unreadable scalars."""
 
     def __init__(self, loader: yaml.SafeLoader, problems: Problems) -> None:
-        self.loader = loader
-        self.problems = problems
+        self.loader, self.problems = loader, problems
         # An alias is the same node again. It is converted once, even where it contains itself.
         self.converted: dict[yaml.Node, Any] = {}
 

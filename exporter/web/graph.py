@@ -7,9 +7,10 @@ from exporter.collectors.history_rows import DAY, HOUR, WEEK_ROWS
 
 HOUR_WIDTH, HEIGHT, HEADROOM = 4, 96, 4
 WIDTH = HOUR_WIDTH * WEEK_ROWS
+Row = Mapping[str, Any]  # of a document's `history`
 
 
-def draw(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def draw(rows: Sequence[Row]) -> dict[str, Any]:
     """Draw the `history` of a document, which has a row.
 
     `settled`, `filling`, `baseline` and `midnights` are SVG paths: complete hours, the current ones, the
@@ -33,9 +34,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _steps(
-    rows: Iterable[Mapping[str, Any]], name: str, begin: float, peak: float, *, closed: bool = True
-) -> str:
+def _steps(rows: Iterable[Row], name: str, begin: float, peak: float, *, closed: bool = True) -> str:
     """Return a path with a level for each hour, broken where hours are missing; closed, it is an area."""
     end = f"V{HEIGHT}z" if closed else ""
     path = ""

@@ -50,9 +50,8 @@ def _remove_stale(path: Path) -> None:
     except OSError as error:
         raise AddressError(f"cannot use the health socket {path}: {error.strerror}") from None
     if not stat.S_ISSOCK(mode):
-        raise AddressError(
-            f"{path} is in the way of the health socket, and is no socket: choose another path"
-        )
+        problem = "is in the way of the health socket, and is no socket: choose another path"
+        raise AddressError(f"{path} {problem}")
     try:
         _ask(path)
     except (ConnectionRefusedError, FileNotFoundError):

@@ -14,10 +14,8 @@ SPECIFICITY: Mapping[str, Mapping[Format, int]] = {
     "text/*": {Format.TEXT: 3},
     "*/*": {Format.TEXT: 2, Format.OPENMETRICS: 1},
 }
-VERSIONS = {
-    "application/openmetrics-text": "1.0.0",
-    "text/plain": "0.0.4",
-}  # a media range that names another version does not match
+# A media range that names another version does not match.
+VERSIONS = {"application/openmetrics-text": "1.0.0", "text/plain": "0.0.4"}
 
 
 @lru_cache(CACHE_SIZE)

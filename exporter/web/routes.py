@@ -13,7 +13,7 @@ from exporter.web import status
 from exporter.web.access import WebAccess
 from exporter.web.auth import Verdict
 from exporter.web.negotiation import preferences
-from exporter.web.status import ProcessInfo, StatusCache
+from exporter.web.status import ProcessInfo, StatusCache, Writer
 
 Field = tuple[bytes, bytes]  # of a header
 
@@ -67,9 +67,7 @@ class Web:
     """Serves the pages; an ASGI application."""
 
     def __init__(self, pages: Pages, hooks: Hooks, access: WebAccess, external_url: str = "") -> None:
-        self.pages = pages
-        self.hooks = hooks
-        self.access = access
+        self.pages, self.hooks, self.access = pages, hooks, access
         self.external = urlsplit(external_url.rstrip("/"))
         base = f"{self.external.geturl()}/" if self.external.netloc else ""
         # One object, because the cache identifies a page by the function that writes it.
@@ -80,9 +78,8 @@ class Web:
         """Answer one request."""
         if scope["type"] != "http":
             raise ValueError(f"cannot serve {scope['type']}")
-        request, verdict = Request(scope, dict(reversed(scope["headers"]))), Verdict.ALLOWED
-        if self.access.config.users:
-            verdict = await self.access.verdict(request.headers.get(b"authorization"))
+        request = Request(scope, dict(reversed(scope["headers"])))
+        verdict = await self.access.verdict(request.headers.get(b"authorization"))
         response = await self.respond(request) if verdict is Verdict.ALLOWED else REJECTIONS[verdict]
         fields = self.header_fields(response)
         await send({"type": "http.response.start", "status": response.status, "headers": fields})
@@ -108,11 +105,8 @@ class Web:
 
         Two content security policies would both be in force.
         """
-        fields = [
-            (b"content-type", response.content_type),
-            (b"content-length", b"%d" % len(response.body)),
-            *response.fields,
-        ]
+        length = (b"content-length", b"%d" % len(response.body))
+        fields = [(b"content-type", response.content_type), length, *response.fields]
         if configured := self.access.config.headers:
             names = {name for name, _ in fields}
             fields += [(name, value) for name, value in configured if name.lower() not in names]
@@ -154,10 +148,8 @@ async def discovery(web: Web, request: Request) -> Response:
     host = web.external.netloc or request.headers.get(b"host", b"").decode("latin-1")
     if not host:
         return text(400, "400 Bad Request: expected a Host, or --web.external-url.")
-    labels = {
-        "__scheme__": web.external.scheme or request.scope.get("scheme", "http"),
-        "__metrics_path__": f"{web.external.path}/probe",
-    }
+    scheme = web.external.scheme or request.scope.get("scheme", "http")
+    labels = {"__scheme__": scheme, "__metrics_path__": f"{web.external.path}/probe"}
     groups = [
         {"targets": [host], "labels": {**labels, "__param_target": name, "instance": name}}
         for name in web.pages.site_names
@@ -199,9 +191,7 @@ async def status_json(web: Web, request: Request) -> Response:
     return await status_response(web, request, b"application/json", status.to_json)
 
 
-async def status_response(
-    web: Web, request: Request, content_type: bytes, write: Callable[[Any], bytes]
-) -> Response:
+async def status_response(web: Web, request: Request, content_type: bytes, write: Writer) -> Response:
     """Return what `write` makes of the status, compressed if the client takes it."""
     _, zipped = request.preferences()
     selection = status.parse_selection(request.scope["query_string"])
@@ -228,15 +218,10 @@ ROUTES = {
     "/-/reload": Route(("POST",), reload),
 }
 ALL_ON_METRICS = text(404, "404 Not Found: all sites are on /metrics; see web.sites_on_metrics.")
+UNAUTHORIZED = "401 Unauthorized: this exporter wants a user name and a password."
+CHALLENGE = (b"www-authenticate", b'Basic realm="cryptoloot-exporter", charset="UTF-8"')
+BUSY = "503 Service Unavailable: too many passwords wait to be checked; try again in a second."
 REJECTIONS = {
-    Verdict.DENIED: text(
-        401,
-        "401 Unauthorized: this exporter wants a user name and a password.",
-        (b"www-authenticate", b'Basic realm="cryptoloot-exporter", charset="UTF-8"'),
-    ),
-    Verdict.BUSY: text(
-        503,
-        "503 Service Unavailable: too many passwords wait to be checked; try again in a second.",
-        (b"retry-after", b"1"),
-    ),
+    Verdict.DENIED: text(401, UNAUTHORIZED, CHALLENGE),
+    Verdict.BUSY: text(503, BUSY, (b"retry-after", b"1")),
 }

@@ -31,6 +31,7 @@ from exporter.pages.pages import ExportedSite, Pages
 from exporter.web import graph, status_format
 
 Document = dict[str, Any]  # plain data, as JSON has it
+Ranking = Sequence[tuple[str, ExportedSite]]  # sites with their states
 
 MAX_AGE = 1.0  # seconds that a written status is kept
 GZIP_LEVEL = 1  # as the pages of metrics have it
@@ -106,7 +107,7 @@ def parse_selection(query: bytes) -> Selection:
 # --------------------------------------------------------------------------------------------------- the data
 
 
-def ranked_sites(pages: Iterable[ExportedSite], now: Now) -> list[tuple[str, ExportedSite]]:
+def ranked_sites(pages: Iterable[ExportedSite], now: Now) -> Ranking:
     """Return all sites with their states, the worst first, then by name."""
     sites = [(worst(endpoint_states(page, now).values()), page) for page in pages]
     return sorted(sites, key=lambda site: (STATES.index(site[0]), site[1].site.name))
@@ -135,16 +136,15 @@ def endpoint_states(page: ExportedSite, now: Now) -> Mapping[Endpoint, str]:
     return states
 
 
-def status_document(
-    process: ProcessInfo, ranking: Sequence[tuple[str, ExportedSite]], selection: Selection, now: Now
-) -> Document:
+def status_document(process: ProcessInfo, ranking: Ranking, selection: Selection, now: Now) -> Document:
     """Return the status of the exporter and of one page of its sites, the worst of them first.
 
     `ranking` is what `ranked_sites` returned for this `now`.
     """
     text, page, per_page = selection
     matching = [site for _, site in ranking if text.casefold() in site.site.name.casefold()]
-    pages = max(1, (len(matching) + per_page - 1) // per_page)
+    sites = len(matching)
+    pages = max(1, (sites + per_page - 1) // per_page)
     page = min(max(page, 1), pages)
     on_page = matching[(page - 1) * per_page : page * per_page]
     return {
@@ -159,13 +159,7 @@ def status_document(
         "metrics_page": {"bytes": process.full_bytes, "series": process.full_series},
         "standing_still": list(process.stuck_loops),
         "states": dict.fromkeys(STATES, 0) | Counter(state for state, _ in ranking),
-        "selection": {
-            "site": text,
-            "sites": len(matching),
-            "page": page,
-            "pages": pages,
-            "per_page": per_page,
-        },
+        "selection": {"site": text, "sites": sites, "page": page, "pages": pages, "per_page": per_page},
         "sites": [site_document(site, now, on_metrics=process.on_metrics) for site in on_page],
     }
 
@@ -280,7 +274,7 @@ class StatusCache:
         self._pages, self._now, self._process_info = pages, now, process_info
         self._lock = asyncio.Lock()
         self._ranked_at = NEVER
-        self._ranking: list[tuple[str, ExportedSite]] = []
+        self._ranking: Ranking = ()
         self._bodies: dict[tuple[Selection, Writer, bool], bytes] = {}
 
     async def body(self, selection: Selection, write: Writer, *, zipped: bool) -> bytes:

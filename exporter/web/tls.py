@@ -141,8 +141,7 @@ def read_tls(
             problems.add(TLS_CONFIG, message)
     if cert is None or key is None:
         return None
-    fault = pair_fault(cert, key)
-    if fault is not None:
+    if fault := pair_fault(cert, key):
         problems.add(setting_path(fault[0], values), fault[1])
     if problems.reported:
         return None
@@ -302,11 +301,9 @@ def san_allowed(peer_cert: Mapping[str, Any] | None, tls: Tls) -> bool:
     With `client_allowed_sans`, a client without a certificate may not, not even under
     VerifyClientCertIfGiven: the toolkit closes its connection.
     """
-    if not tls.allowed_sans:
-        return True
-    names = (peer_cert or {}).get("subjectAltName", ())
     kinds = {"DNS", "email", "URI", "IP Address"}
-    return any(kind in kinds and _plain_ip(name) in tls.allowed_sans for kind, name in names)
+    names = {_plain_ip(name) for kind, name in (peer_cert or {}).get("subjectAltName", ()) if kind in kinds}
+    return not tls.allowed_sans or not names.isdisjoint(tls.allowed_sans)
 
 
 def _plain_ip(text: str) -> str:
