@@ -141,9 +141,9 @@ class App:
         async with self._reloading:
             try:
                 await self._poller.started()
-                jobs, prepared = self._poller.jobs, self._access.prepare_reload()
                 # Thousands of sites take a second, which scrapes would have to wait for on the event loop.
-                config, changes = await asyncio.to_thread(self._load_changes, jobs)
+                config, changes = await asyncio.to_thread(self._load_changes, self._poller.jobs)
+                prepared = self._access.prepare_reload()
                 same_api = config.api == self._config.api
                 client = self._client if same_api else Client(config.api, USER_AGENT, self._transport)
                 await self._renew(prepared)
