@@ -28,8 +28,9 @@ from exporter.config.sharding import ALL_SITES, Share
 from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.pages import Pages
 from exporter.pages.text import Format
-from exporter.polling.jobs import Job, Plan, jobs_of, plan
+from exporter.polling.jobs import Job, jobs_of
 from exporter.polling.poller import Failure, Poller, poll_once, secrets_of
+from exporter.polling.reload_plan import Plan, plan
 from exporter.web.access import PreparedWebConfig, WebAccess
 from exporter.web.health_socket import serve_health
 from exporter.web.listening import address_of, listen
@@ -156,7 +157,7 @@ class App:
             return []
 
     def reload_soon(self) -> None:
-        """Reload in the background; the log has the problems of a config that is refused."""
+        """Reload in the background, as SIGHUP asks; the log has the problems of a config that is refused."""
         self._spawn(self.reload())
 
     async def reload_web_config(self) -> None:

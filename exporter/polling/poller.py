@@ -27,7 +27,8 @@ from exporter.config.secret import Secret, SecretReader
 from exporter.endpoint import Endpoint, Reason
 from exporter.log import conceal
 from exporter.pages.exporter_metrics import OwnMetrics
-from exporter.polling.jobs import Job, Key, Plan, jobs_of, kept_snapshot
+from exporter.polling.jobs import Job, Key, jobs_of
+from exporter.polling.reload_plan import Plan, kept_snapshot
 from exporter.polling.schedule import Schedule, first_due, phase, retry_after_seconds
 from exporter.polling.slots import Slots
 

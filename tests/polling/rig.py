@@ -11,8 +11,9 @@ import httpx
 from exporter.api.client import Client
 from exporter.collectors.snapshot import Store
 from exporter.pages.exporter_metrics import OwnMetrics
-from exporter.polling.jobs import jobs_of, plan
+from exporter.polling.jobs import jobs_of
 from exporter.polling.poller import Poller
+from exporter.polling.reload_plan import plan
 from tests.conftest import WALL, VirtualTime
 
 if TYPE_CHECKING:

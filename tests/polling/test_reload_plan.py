@@ -15,7 +15,8 @@ from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import PAYOUT_COLLECTOR, USERS_COLLECTOR
 from exporter.collectors.snapshot import PollRecord, Snapshot, Store
 from exporter.collectors.users import BALANCES, TOP_USERS, UsersState
-from exporter.polling.jobs import Kept, Plan, jobs_of, kept_snapshot, plan
+from exporter.polling.jobs import jobs_of
+from exporter.polling.reload_plan import Kept, Plan, kept_snapshot, plan
 from tests.conftest import WALL, parsed
 
 if TYPE_CHECKING:
