@@ -190,7 +190,7 @@ def test_the_earnings_shown_are_the_worlds(stage: Stage) -> None:
     """The settled hashrate over a day, at the payout of the last poll, in the site's currency."""
     for at in moments():
         (found,) = shown(stage, "Earnings per day", at, "shop")
-        # What is noted is the end of the poll; the API answered a moment before, maybe with the payout of before.
+        # What is noted is the end of the poll; the API answered a moment earlier, maybe with an older payout.
         ended = last(stage, "shop", "/stats/payout", at)
         payouts = [stage.world.sites["shop"].payout(moment) for moment in (ended, ended - 1)]
         hashes = settled(stage, "shop", at).hashrate * 86400
