@@ -32,11 +32,11 @@ from exporter.polling.jobs import Job, jobs_of
 from exporter.polling.poller import Failure, Poller, poll_once, secrets_of
 from exporter.polling.reload_plan import Plan, plan
 from exporter.web.access import PreparedWebConfig, WebAccess
-from exporter.web.health_socket import serve_health
 from exporter.web.listening import address_of, listen
 from exporter.web.routes import Hooks, Web
 from exporter.web.server import Server
 from exporter.web.status import LoadStatus, ProcessInfo
+from exporter.web.unix_socket import serve_health
 
 logger = structlog.get_logger()
 

@@ -30,9 +30,9 @@ from exporter.backfill.command import UsageError, write_backfill
 from exporter.config import ConfigError
 from exporter.config.sections import POLL_CLASSES
 from exporter.config.sharding import ALL_SITES, Share
-from exporter.web.health_socket import ask_health
 from exporter.web.listening import AddressError, address_of, listen, raise_open_files
 from exporter.web.server import Server
+from exporter.web.unix_socket import ask_health
 
 FINE, FAILED, MISUSED = 0, 1, 2
 REVISION = "CRYPTOLOOT_EXPORTER_REVISION"  # set by the image's build

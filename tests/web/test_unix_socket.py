@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.web.health_socket import ask_health, serve_health
 from exporter.web.listening import AddressError
+from exporter.web.unix_socket import ask_health, serve_health
 
 if TYPE_CHECKING:
     from pathlib import Path
