@@ -1,6 +1,8 @@
 """The command line: commands, flags, and what they print.
 
 This is the only module that prints, except for the samples of `backfill --output -`.
+
+The file is longer than 400 lines because the commands and their flags are one table that is read together.
 """
 
 import argparse
