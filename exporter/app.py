@@ -9,7 +9,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,8 @@ from exporter.web.unix_socket import serve_health
 logger = structlog.get_logger()
 
 WEB_CONFIG_REFUSED = "web_config_refused"
-FREEZE_AFTER = 20.0  # seconds after a load: all first polls of thousands of sites are over by then
+LOGGED_WARNINGS = 20  # of one load
+FREEZES = (5.0,) * 4  # seconds between them after a load: then all first polls of thousands of sites are over
 WATCH_INTERVAL = 1.0  # seconds between looks at the web config and the files it names
 REAL_CLOCK = Clock(lambda: Now(time.time(), time.monotonic()), asyncio.sleep, random.random)
 
@@ -94,7 +95,7 @@ class App:
 
     async def run(self, announce: Callable[[list[str]], None] = lambda _: None) -> None:
         """Serve until `stop`; `announce` gets the addresses. Raises ConfigError or AddressError."""
-        config, prepared = self._load(), self._access.prepare()
+        config, prepared = await asyncio.to_thread(self._load), self._access.prepare()
         self._access.apply(prepared)
         self._server = Server(self.web, context=prepared.context, admits=self._access.admits)
         sockets = listen(self._options.addresses)  # first: if that fails, do not poll
@@ -123,6 +124,7 @@ class App:
     def _load(self) -> Config:
         """Load the config, with the sites of this process' share alone."""
         config = self._load_all()
+        log.conceal(secrets_of(config))
         sites = tuple(site for site in config.sites if self._options.share.has(site.name))
         return replace(config, sites=sites)
 
@@ -194,7 +196,6 @@ class App:
         task.add_done_callback(self._tasks.discard)
 
     def _apply(self, config: Config, client: Client, changes: Plan) -> None:
-        log.conceal(secrets_of(config))
         _warn(config.warnings)
         self._config, self._client = config, client
         self._poller.apply(config, client, changes)
@@ -207,9 +208,10 @@ class App:
 
         With thousands of sites they are most of what a full collection looks at, while scrapes wait.
         """
-        await self._clock.sleep(FREEZE_AFTER)
-        gc.collect(1)  # what is garbage now would stay for ever
-        gc.freeze()
+        for delay in FREEZES:
+            await self._clock.sleep(delay)
+            gc.collect(1)  # what is garbage now would stay for ever
+            gc.freeze()
 
     async def _retire(self, client: Client, timeout: float) -> None:  # noqa: ASYNC109 - of calls in flight
         """Close a client after the time-out of its calls: all that are in flight have ended then."""
@@ -279,9 +281,12 @@ class App:
         )
 
 
-def _warn(problems: Iterable[str]) -> None:
-    for problem in problems:
+def _warn(problems: Sequence[str]) -> None:
+    """Log warnings of the config, but not one for each of a thousand sites, which would delay scrapes."""
+    for problem in problems[:LOGGED_WARNINGS]:
         logger.warning("config_warning", problem=problem)
+    if more := problems[LOGGED_WARNINGS:]:
+        logger.warning("config_warning", problem=f"{len(more)} more warnings: `check` prints all of them")
 
 
 def check_web_config(path: Path | None) -> tuple[str, ...]:
@@ -299,9 +304,8 @@ async def check_online(
     """
     own = OwnMetrics(__version__, "unknown")
     store, failures = await poll_once(config, own, clock, transport=transport)
-    now = clock.now()
     own.reload_successful.set(1)
-    own.reload_timestamp.set(now.wall)
+    own.reload_timestamp.set(clock.now().wall)
     page = await Pages(store, own, clock.now, config.sites).metrics(Format.TEXT, zipped=False)
     refused = [
         (site.name, f"watch_users[{place}]", reason.value)

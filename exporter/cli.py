@@ -101,16 +101,14 @@ def demo(flags: Namespace) -> NoReturn:
     async def serve() -> None:
         (listening,) = listen(["127.0.0.1:0"])
         with listening:
-            api = asyncio.create_task(Server(simulator.app(world)).serve([listening]))
-            sites = [{"name": name, "secret_env": name, "watch_users": ["johnd"]} for name in world.sites]
-            poll: dict[str, dict[str, object]] = {name: {"interval": "5s"} for name in POLL_CLASSES}
-            poll["all_users"]["enabled"] = True
-            document = {"api": {"url": f"http://{address_of(listening)}"}, "sites": sites, "poll": poll}
-            secrets = {name: site.secret for name, site in world.sites.items()}
+            server = Server(simulator.app(world))
+            api = asyncio.create_task(server.serve([listening]))
+            document, secrets = simulator.demo_config(world, address_of(listening), POLL_CLASSES)
             try:
                 await _serve(App(lambda: config.parse(document, secrets), options), announce)
             finally:
-                api.cancel()
+                server.stop()
+                await api
 
     def announce(addresses: list[str]) -> None:
         for address in addresses:

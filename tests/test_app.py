@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from exporter import __version__, simulator
@@ -354,6 +355,22 @@ def test_inline_secrets_are_warned_about() -> None:
 
     assert any(entry["event"] == "config_warning" for entry in logs)
     assert "canary" not in repr(logs)
+
+
+def test_warnings_of_many_sites_are_counted() -> None:
+    """Twenty are logged, then how many more there are: a log line for each of 2,500 sites delays scrapes."""
+
+    async def play() -> list[str]:
+        stage = Stage(replace(two_sites(), warnings=tuple(f"warning {number}" for number in range(25))))
+        with capture_logs() as logs:
+            await stage.app.start()
+        await stage.app.close()
+        return [entry["problem"] for entry in logs if entry["event"] == "config_warning"]
+
+    problems = asyncio.run(play())
+
+    assert problems[:20] == [f"warning {number}" for number in range(20)]
+    assert problems[20:] == ["5 more warnings: `check` prints all of them"]
 
 
 def test_once_calls_everything_and_tells_what_failed() -> None:

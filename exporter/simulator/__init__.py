@@ -22,6 +22,7 @@ from exporter.simulator.world import (
     Row,
     Site,
     World,
+    demo_config,
     demo_world,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "User",
     "World",
     "app",
+    "demo_config",
     "demo_world",
     "parse_incident",
 ]

@@ -241,3 +241,15 @@ def demo_world(clock: Callable[[], float], seed: int, users: int, sleep: Sleep =
     incidents.append(Incident("drop", now + 360, 3 * HOUR, every=12 * HOUR, factor=0.3))
     world.add("troubled", TROUBLED_SECRET, users=users, hashrate=8_000.0, incidents=incidents)
     return world
+
+
+def demo_config(world: World, address: str, polls: Iterable[str]) -> tuple[dict[str, object], dict[str, str]]:
+    """Return a config that polls everything of a world often, and the environment that it needs.
+
+    The world is served at `address`; `polls` are the keys of the config's section `poll`.
+    """
+    sites = [{"name": name, "secret_env": name, "watch_users": ["johnd"]} for name in world.sites]
+    poll: dict[str, dict[str, object]] = {name: {"interval": "5s"} for name in polls}
+    poll["all_users"]["enabled"] = True
+    secrets = {name: site.secret for name, site in world.sites.items()}
+    return {"api": {"url": f"http://{address}"}, "sites": sites, "poll": poll}, secrets
