@@ -10,6 +10,9 @@ PACKAGE ?= --editable .
 DEBIAN := prometheus prometheus-alertmanager victoria-metrics chromium curl openssl systemd
 BENCH_DEBIAN := nginx-light prometheus-pushgateway prometheus-node-exporter wrk curl jq
 HELM := v3.22.0
+PROMETHEUS3 := v0.316.0
+PROMETHEUS_MAINS := $(addprefix github.com/prometheus/prometheus/cmd/,prometheus promtool)
+QUICK := 'not e2e and not slow'
 IMAGE_DEBIAN := buildah debootstrap bubblewrap
 BUILDER ?= docker
 LOCK := --universal --python-version 3.11 --generate-hashes --no-build --upgrade --quiet --custom-compile-command 'make lock'
@@ -22,7 +25,7 @@ elif ! command -v apt-get >/dev/null; then echo "$@: no apt-get here; install by
 else apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
 endef
 
-.PHONY: help demo test test-all test-lowest check dist image lock audit format dashboards docs chart tools pint dashboard-linter helm bench bench-tools image-tools clean
+.PHONY: help demo test cover test-all attacks prometheus3 test-lowest check dist image lock audit format dashboards docs chart tools pint dashboard-linter helm bench bench-tools image-tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,12 +45,18 @@ $(STAMP): $(RUNTIME)
 demo: $(RUNTIME) ## the exporter on a simulated API, at http://127.0.0.1:12758/metrics
 	$(BIN)/cryptoloot-exporter demo
 
-test: $(STAMP) ## all tests but the slow ones, with coverage
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow' --cov --cov-report=term --cov-fail-under=95
+test: $(STAMP) ## the quick tests, in a minute: rules of the code, the alert rules, one run over real sockets
+	$(BIN)/pytest -n 2 -m $(QUICK)
 
-test-all: $(STAMP) ## all tests, with coverage
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not alone' --cov --cov-report=
-	$(BIN)/pytest -m alone --cov --cov-append --cov-report=term --cov-fail-under=95
+cover: $(STAMP) ## the quick tests with coverage, branches included
+	$(BIN)/pytest -n 2 -m $(QUICK) --cov --cov-report=term --cov-fail-under=95
+
+test-all: $(STAMP) ## all tests; PROMETHEUS=path/to/prometheus: with another one than Debian's, and the promtool beside it
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not alone' --hypothesis-profile=thorough
+	$(BIN)/pytest -m alone
+
+attacks: $(STAMP) ## the attacks of SECURITY.md, two minutes each instead of half a minute
+	ATTACK_SECONDS=120 $(BIN)/pytest tests/e2e/test_attacks.py
 
 test-lowest: $(STAMP) ## the quick unit tests on the lowest versions that pyproject.toml allows
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
@@ -55,7 +64,7 @@ test-lowest: $(STAMP) ## the quick unit tests on the lowest versions that pyproj
 	$(BIN)/uv pip freeze --python $(LOWEST)/bin/python > $(LOWEST)/versions.txt
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/versions.txt --group dev $(PACKAGE)
 	@echo $(CURDIR) > $$($(LOWEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-checkout.pth
-	$(LOWEST)/bin/pytest -m 'not slow' --ignore=tests/e2e
+	$(LOWEST)/bin/pytest -n 2 -m $(QUICK)
 
 check: $(STAMP) ## lint, format, types, YAML, Dockerfile, Compose, workflows
 	$(BIN)/ruff check
@@ -131,6 +140,16 @@ helm: ## build helm, which the chart's tests render it with, where go is there a
 	elif ! report=$$(GOBIN=$(CURDIR)/$(VENV)-tools/bin timeout 600 go install helm.sh/helm/v3/cmd/helm@$(HELM) 2>&1); \
 	then echo "$$report" | tail -2; echo "helm: the Go proxy did not hand it out, so nothing was built"; \
 	else echo "helm: $(HELM) is in $(VENV)-tools/bin"; fi
+
+prometheus3: ## build Prometheus 3.16 and its promtool in ten minutes, for test-all, where go is there and its proxy hands it out
+	@if ! command -v go >/dev/null; then echo "$@: no go here, so nothing was built"; \
+	elif ! report=$$( \
+		mkdir -p $(VENV)-tools/$@ && cd $(VENV)-tools/$@ && \
+		{ test -f go.mod || go mod init $@; } && \
+		go get $(addsuffix @$(PROMETHEUS3),$(PROMETHEUS_MAINS)) && \
+		go build -tags remove_all_sd -o . $(PROMETHEUS_MAINS) 2>&1); \
+	then echo "$$report" | tail -2; echo "$@: the Go proxy did not hand it out, so nothing was built"; \
+	else echo "$@: make test-all PROMETHEUS=$(CURDIR)/$(VENV)-tools/$@/prometheus"; fi
 
 bench: $(STAMP) ## measure, side by side with peers, in 25 minutes: docs/benchmarks.md
 	$(BIN)/python -m bench

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from dashboards import boards, panels, promql
 from dashboards.panels import BAD, GOOD, MAIN, WARNING
-from dashboards.promql import one, sites
+from dashboards.promql import RATE, one, sites
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 WHO = "{{instance}}"
-RATE = "[$__rate_interval]"
 OF = "instance, site, endpoint"  # of two exporters that poll a site, one may fail
 
 
@@ -89,9 +88,6 @@ def _figures() -> list[panels.Panel]:
 
 
 def _polls() -> list[panels.Panel]:
-    duration = "cryptoloot_poll_duration_seconds_bucket"
-    by = "sum by (le, endpoint)"
-    delay = f"sum by (le) (rate({one('cryptoloot_poll_delay_seconds_bucket')}{RATE}))"
     return [
         panels.graph(
             "Polls per minute",
@@ -121,10 +117,10 @@ def _polls() -> list[panels.Panel]:
             "one. Worry when it nears the timeout, ten seconds unless set otherwise.",
             *(
                 panels.over_time(
-                    f"histogram_quantile({quantile}, {by} (rate({one(duration)}{RATE})))",
+                    promql.quantile(share, "cryptoloot_poll_duration_seconds", "endpoint"),
                     f"{{{{endpoint}}}} {name}",
                 )
-                for quantile, name in ((0.5, "half"), (0.99, "99 %"))
+                for share, name in ((0.5, "half"), (0.99, "99 %"))
             ),
             unit="s",
             interval="20m",
@@ -134,8 +130,8 @@ def _polls() -> list[panels.Panel]:
             "How late polls begin",
             "How long after being due polls begin. It is the exporter's own doing: worry above a second.",
             *(
-                panels.over_time(f"histogram_quantile({quantile}, {delay})", name)
-                for quantile, name in ((0.5, "half"), (0.99, "99 %"))
+                panels.over_time(promql.quantile(share, "cryptoloot_poll_delay_seconds"), name)
+                for share, name in ((0.5, "half"), (0.99, "99 %"))
             ),
             unit="s",
             interval="20m",

@@ -9,12 +9,24 @@ from __future__ import annotations
 
 TARGET = 'job=~"$job", instance=~"$instance"'
 SITE = f'{TARGET}, site=~"$site"'
+RATE = "[$__rate_interval]"
 END = " @ end()"  # after a selector: its value at the end of the time range, at every point of a graph
 
 
 def one(metric: str) -> str:
     """Return a selector of the exporter's own series."""
     return f"{metric}{{{TARGET}}}"
+
+
+def quantile(share: float, histogram: str, *by: str) -> str:
+    """Return a quantile of one of the exporter's own histograms over a panel's step.
+
+    Prometheus keeps it as classic buckets, or with `convert_classic_histograms_to_nhcb` as a native
+    histogram, whose series has no `le` and no suffix. Only one of the two is there.
+    """
+    classic = f"sum by ({', '.join(['le', *by])}) (rate({one(f'{histogram}_bucket')}{RATE}))"
+    native = f"sum by ({', '.join(by)}) (rate({one(histogram)}{RATE}))"
+    return f"histogram_quantile({share}, {classic}) or histogram_quantile({share}, {native})"
 
 
 def sites(metric: str) -> str:

@@ -20,15 +20,21 @@ from exporter import config
 from exporter.clock import Clock, Now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 # A property that holds is no failure on a busy machine, however long an example takes there.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+settings.register_profile("quick", deadline=None, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=300)
+settings.load_profile("quick")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 WALL = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
+
+
+def examples(times: float, **options: Any) -> settings:
+    """Return the profile's settings with so many times its examples: fewer where one takes long."""
+    return settings(max_examples=max(1, round(times * settings().max_examples)), **options)
 
 
 @pytest.fixture
@@ -119,12 +125,9 @@ class PatientTime(VirtualTime):
 
 
 async def settle(turns: int = 50) -> None:
-    """Let the event loop do what it can without time passing, for so many turns at most."""
-    loop: Any = asyncio.get_running_loop()
+    """Let the event loop do what it can without time passing: work of so many turns at most."""
     for _ in range(turns):
         await asyncio.sleep(0)
-        if not loop._ready:  # asyncio itself tells nobody that it has nothing left to do
-            return
 
 
 def parsed(url: str = "http://127.0.0.1:1", *names: str, **sections: Any) -> config.Config:
@@ -136,16 +139,21 @@ def parsed(url: str = "http://127.0.0.1:1", *names: str, **sections: Any) -> con
     return config.parse({"api": api, **sections}, environ)
 
 
-async def fetch(web: Any, path: str) -> httpx.Response:
+async def fetch(web: Any, path: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
     """Return what an ASGI app answers to GET."""
     transport = httpx.ASGITransport(app=web)
     async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
-        return await client.get(path)
+        return await client.get(path, headers=headers)
 
 
 def required(tool: str, target: str = "tools") -> str:
-    """Return a tool's path; where it is missing, skip with the reason, or fail where REQUIRE_TOOLS is set."""
-    path = shutil.which(tool)
+    """Return a tool's path; where it is missing, skip with the reason, or fail where REQUIRE_TOOLS is set.
+
+    PROMETHEUS is the path of another Prometheus than the installed one; its promtool is beside it.
+    """
+    other = os.environ.get("PROMETHEUS")
+    beside = Path(other).parent if other and tool in {"prometheus", "promtool"} else None
+    path = shutil.which(tool, path=beside)
     if path is not None:
         return path
     reason = f"{tool} is not installed: `make {target}` installs it"

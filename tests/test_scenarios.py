@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+pytestmark = pytest.mark.slow  # twelve days of eighteen sites in Prometheus' engine take half a minute
+
 DAY = 24  # hours
 DAYS = 12
 STEPS_PER_HOUR = 3600 // STEP

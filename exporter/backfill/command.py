@@ -56,7 +56,7 @@ def write_backfill(config: Config, flags: Namespace, clock: Clock, tell: Tell) -
         tell(f"failed: {name} {endpoint}: {reason}: {detail}")
     if sources:
         try:
-            samples = _write(exposition(sources, windows, flags.since, now), flags.output, tell)
+            samples = write_lines(exposition(sources, windows, flags.since, now), flags.output, tell)
         except BrokenPipeError:
             raise  # the reader has seen enough, which is no mistake
         except OSError as error:
@@ -108,7 +108,7 @@ def _windows(sources: Sequence[Source], flags: Namespace, now: float, tell: Tell
     return windows
 
 
-def _write(lines: Iterable[str], output: str, tell: Tell) -> int:
+def write_lines(lines: Iterable[str], output: str, tell: Tell) -> int:
     """Write all lines, or leave a file as it was; return how many samples they are."""
     if output == "-":
         return _copy(lines, sys.stdout, tell)

@@ -42,7 +42,7 @@ _SUITES_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_
 _HTTP2_SUITES = {SUITES[f"TLS_ECDHE_{key}_WITH_AES_128_GCM_SHA256"] for key in ("ECDSA", "RSA")}
 # Go's names of the versions, with Python's.
 _VERSIONS = {"TLS10": "TLSv1", "TLS11": "TLSv1_1", "TLS12": "TLSv1_2", "TLS13": "TLSv1_3"}
-_POLICIES = {
+POLICIES = {
     "NoClientCert": ssl.CERT_NONE,
     "RequestClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
@@ -58,8 +58,8 @@ def read_policy(value: object) -> str:
     """Return a policy for client certificates. Raises ValueError."""
     if value in ("RequireAnyClientCert", "RequireClientCert"):
         raise ValueError(f"{_NO_UNVERIFIED}: use RequireAndVerifyClientCert with a client_ca_file")
-    if not isinstance(value, str) or value not in _POLICIES:
-        raise ValueError(f"expected one of {', '.join(_POLICIES)}")
+    if not isinstance(value, str) or value not in POLICIES:
+        raise ValueError(f"expected one of {', '.join(POLICIES)}")
     return value
 
 
@@ -149,8 +149,8 @@ def read_tls(
         cert=cert,
         key=Secret(key.decode("latin-1")),
         client_ca=client_ca,
-        verify=_POLICIES[settings["client_auth_type"]],
-        allowed_sans=frozenset(_plain_ip(san) for san in values.get("client_allowed_sans", ())),
+        verify=POLICIES[settings["client_auth_type"]],
+        allowed_sans=frozenset(plain_ip(san) for san in values.get("client_allowed_sans", ())),
         minimum=ssl.TLSVersion[_VERSIONS[settings["min_version"]]],
         maximum=ssl.TLSVersion[_VERSIONS[settings["max_version"]]],
         ciphers=tuple(values.get("cipher_suites", ())),
@@ -190,7 +190,7 @@ def check_policy(values: dict[str, Any], keys: set[str], problems: Problems) -> 
     policy, path = values.get("client_auth_type", "NoClientCert"), f"{TLS_CONFIG}.client_auth_type"
     if problems.has(path):
         return
-    ca, verifies = setting_path("client_ca", values), _POLICIES[policy] is not ssl.CERT_NONE
+    ca, verifies = setting_path("client_ca", values), POLICIES[policy] is not ssl.CERT_NONE
     if policy == "RequestClientCert":
         problems.warn(path, f"is taken as NoClientCert: {_NO_UNVERIFIED}")
     elif policy == "NoClientCert" and values.keys() & {"client_ca", "client_ca_file"}:
@@ -302,11 +302,11 @@ def san_allowed(peer_cert: Mapping[str, Any] | None, tls: Tls) -> bool:
     VerifyClientCertIfGiven: the toolkit closes its connection.
     """
     kinds = {"DNS", "email", "URI", "IP Address"}
-    names = {_plain_ip(name) for kind, name in (peer_cert or {}).get("subjectAltName", ()) if kind in kinds}
+    names = {plain_ip(name) for kind, name in (peer_cert or {}).get("subjectAltName", ()) if kind in kinds}
     return not tls.allowed_sans or not names.isdisjoint(tls.allowed_sans)
 
 
-def _plain_ip(text: str) -> str:
+def plain_ip(text: str) -> str:
     """Return the canonical spelling of an IP address, and any other text unchanged."""
     try:
         address = ipaddress.ip_address(text.strip())

@@ -30,7 +30,7 @@ _HEADERS = "http_server_config.headers"
 
 _NO_RATE_LIMIT = "the exporter limits no rates: remove it; pages are made beforehand, and bcrypt queues"
 # The headers and their allowed values; an empty tuple allows any value.
-_ALLOWED_HEADERS: dict[str, tuple[str, ...]] = {
+ALLOWED_HEADERS: dict[str, tuple[str, ...]] = {
     "Content-Security-Policy": (),
     "Strict-Transport-Security": (),
     "X-Content-Type-Options": ("nosniff",),
@@ -207,11 +207,11 @@ def read_headers(values: dict[Any, Any], problems: Problems) -> tuple[tuple[byte
     """Return the headers of every response."""
     headers = []
     for index, (name, value) in enumerate(values.items()):
-        path, allowed = _entry(_HEADERS, name, index, problems), _ALLOWED_HEADERS.get(name)
+        path, allowed = _entry(_HEADERS, name, index, problems), ALLOWED_HEADERS.get(name)
         # YAML reads `X-XSS-Protection: 1` as a number. An empty value is the empty text.
         text = str(value) if type(value) is int else "" if value is None else value
         if allowed is None:
-            problems.add(path, f"cannot be configured; known here: {', '.join(_ALLOWED_HEADERS)}")
+            problems.add(path, f"cannot be configured; known here: {', '.join(ALLOWED_HEADERS)}")
         elif text is UNSET:
             continue
         elif not (isinstance(text, str) and text.isascii() and text.isprintable()):

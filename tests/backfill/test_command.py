@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.backfill.command import _write
+from exporter.backfill.command import write_lines
 from exporter.cli import main
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
     file = tmp_path / "week.om"
 
-    assert 2 == _write(["# HELP a b\n", "a 1 1\n", "a 1 2\n", "# EOF\n"], str(file), print)
+    assert 2 == write_lines(["# HELP a b\n", "a 1 1\n", "a 1 2\n", "# EOF\n"], str(file), print)
     with pytest.raises(RuntimeError):
-        _write(failing(), str(file), print)
+        write_lines(failing(), str(file), print)
     assert "# HELP a b\na 1 1\na 1 2\n# EOF\n" == file.read_text()
     assert [file] == list(tmp_path.iterdir())
 
 
 def test_what_is_no_file_is_written_in_place() -> None:
     """A device stays a device."""
-    assert 1 == _write(["a 1 1\n"], "/dev/null", print)
+    assert 1 == write_lines(["a 1 1\n"], "/dev/null", print)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.backfill.prometheus import LOOKBACK, Prometheus, PrometheusError, gaps
@@ -17,7 +17,7 @@ from exporter.backfill.samples import Source, exposition, windows_until
 from exporter.collectors.history import HASHRATE
 from exporter.collectors.history_rows import DAY, HOUR
 from tests.backfill.sources import LABELS, read, source, week
-from tests.conftest import WALL
+from tests.conftest import WALL, examples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def test_holes_lie_between_samples(held: list[float]) -> None:
     assert not any(one < at < other for one, other in windows for at in held)
 
 
-@settings(deadline=None, max_examples=25)
+@examples(1 / 2)
 @given(st.lists(st.integers(0, 3 * DAY), max_size=300).map(sorted))
 def test_filling_the_gaps_twice_fills_nothing(held: list[int]) -> None:
     """What is written lies strictly within the holes, and leaves none that more could be written to."""

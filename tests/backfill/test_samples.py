@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as families
 
@@ -23,7 +23,7 @@ from exporter.collectors.history import DAY_HASHES, HASHRATE, SETTLED_TIMESTAMP,
 from exporter.collectors.history_rows import DAY, HOUR, SETTLED_AFTER, Meaning
 from exporter.collectors.registry import HISTORY_COLLECTOR
 from tests.backfill.sources import a_site, read, source, week, written
-from tests.conftest import WALL, required
+from tests.conftest import WALL, examples, required
 
 NAMES = [metric.name for metric in METRICS]
 OLDEST = WALL // HOUR * HOUR - 4 * DAY  # of the rows that tests draw
@@ -62,26 +62,23 @@ def exported(source: Source, at: float) -> dict[str, float]:
     return page
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.slow)])
-def test_every_sample_is_what_the_exporter_shows_at_its_time(examples: int) -> None:
+@examples(1 / 5)
+@given(histories(), st.sampled_from([3 * HOUR, 4 * HOUR, 30 * HOUR]))
+def test_every_sample_is_what_the_exporter_shows_at_its_time(
+    rows: list[HistoryRow], max_row_age: int
+) -> None:
     """For every time of the grid, and no other, up to now: of any history the same as the page's."""
+    site = source(rows, max_row_age=max_row_age)
+    expected = defaultdict[str, dict[int, float]](dict)
+    for at in range(int(OLDEST // STEP_SECONDS * STEP_SECONDS), int(WALL), STEP_SECONDS):
+        for name, value in exported(site, at).items():
+            expected[name][at] = value
 
-    @settings(deadline=None, max_examples=examples)
-    @given(histories(), st.sampled_from([3 * HOUR, 4 * HOUR, 30 * HOUR]))
-    def check(rows: list[HistoryRow], max_row_age: int) -> None:
-        site = source(rows, max_row_age=max_row_age)
-        expected = defaultdict[str, dict[int, float]](dict)
-        for at in range(int(OLDEST // STEP_SECONDS * STEP_SECONDS), int(WALL), STEP_SECONDS):
-            for name, value in exported(site, at).items():
-                expected[name][at] = value
-
-        assert dict(expected) == read(written(site))
-
-    check()
+    assert dict(expected) == read(written(site))
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=8)
+@examples(1 / 40)
 @given(histories())
 def test_promtool_takes_any_history(rows: list[HistoryRow]) -> None:
     """Prometheus' own reader makes blocks of it, and they have all samples."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.api.answers import User
@@ -19,6 +19,7 @@ from exporter.collectors.user_totals import (
 )
 from exporter.collectors.users import BALANCES, TOP_USERS
 from exporter.endpoint import Endpoint
+from tests.conftest import examples
 
 TOP = TOP_USERS
 GONE = None  # an endpoint's answer without the user
@@ -237,7 +238,7 @@ def test_withdrawn_has_the_same_rule() -> None:
     assert (101, 10, -1, 1) == (maria.total, maria.withdrawn, maria.balance, counted)
 
 
-@settings(max_examples=400)
+@examples(8)
 @given(answers=sequences)
 def test_the_rule_against_its_wording(answers: list[Answer]) -> None:
     """Any answers of both endpoints give the marks and the count of the contract's own words."""
@@ -246,7 +247,7 @@ def test_the_rule_against_its_wording(answers: list[Answer]) -> None:
     assert (model.marks, len(model.ignored())) == fed(*answers)
 
 
-@settings(max_examples=400)
+@examples(8)
 @given(answers=st.lists(st.tuples(endpoints, st.none() | st.tuples(totals, totals)), max_size=12))
 def test_both_fields_against_the_wording(answers: list[Pair]) -> None:
     """Each field follows the rule by itself; an answer counts when either field is an ignored decrease."""

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.alone
 
-ATTACK_SECONDS = float(os.environ.get("ATTACK_SECONDS", "120"))
+ATTACK_SECONDS = float(os.environ.get("ATTACK_SECONDS", "30"))
 SLOWEST = 1.0  # seconds a scrape may take
 COST = 10
 PASSWORD = "the scraper's own"

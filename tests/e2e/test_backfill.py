@@ -118,9 +118,10 @@ def test_there_is_no_hole(seam: Seam) -> None:
     spans = f"count_over_time(cryptoloot_hashrate_hashes_per_second[{LOOKBACK}s])"
     steps = int((time.time() - begin) // LOOKBACK)
     end = begin + steps * LOOKBACK
-    counts = seam.stage.query(f"count_over_time(({spans})[{steps * LOOKBACK}s:{LOOKBACK}s] @ {end})")
+    whole = f"{steps * LOOKBACK + LOOKBACK // 2}s:{LOOKBACK}s"
+    counts = seam.stage.query(f"count_over_time(({spans})[{whole}] @ {end})")
 
-    # A point at either end of the whole span.
+    # A point at either end of the whole span, whether or not a range includes its begin.
     assert [steps + 1] * 2 == [int(each["value"][1]) for each in counts]
 
 

@@ -36,7 +36,7 @@ SITES = ("healthy", "troubled")
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 ALARMS = ("append failed", "error on ingesting", "duplicate", "out of order", "out-of-order", "out of bounds")
-HARMLESS = ("level=debug", "level=info")
+HARMLESS = ("level=debug", "level=info")  # Prometheus 3 writes levels in capitals
 
 
 class Scraper(NamedTuple):
@@ -61,11 +61,11 @@ class Scraper(NamedTuple):
 
     def alarms(self) -> list[str]:
         """Return the lines of the log that are warnings, or speak of samples that were not taken."""
-        lines = [line for line in self.program.err.read_text().splitlines() if "level=" in line]
+        lines = [line.lower() for line in self.program.err.read_text().splitlines() if "level=" in line]
         return [
             line
             for line in lines
-            if not any(level in line for level in HARMLESS) or any(sign in line.lower() for sign in ALARMS)
+            if not any(level in line for level in HARMLESS) or any(sign in line for sign in ALARMS)
         ]
 
 

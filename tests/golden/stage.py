@@ -10,10 +10,11 @@ import gzip
 import io
 import json
 import re
+import selectors
 from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple, cast
 from urllib.parse import parse_qsl, urlencode
 
 import httpx
@@ -22,15 +23,18 @@ from tests.golden import program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+    from contextvars import Context
 
     Api = Callable[["Call"], Awaitable["Reply"]]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 WALL = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC, a Tuesday
 MONO = 1000.0
 NO_QUERY: Mapping[str, str] = MappingProxyType({})
 CHANCE = 0.25  # what the program draws wherever it asks for a random number
+MOST_TURNS = 100_000  # of the event loop, until the program is at rest
 LATENCY = 0.125  # seconds that every answer of the API takes
 
 # Sample names that are not recorded.
@@ -84,16 +88,57 @@ class _Inline(ThreadPoolExecutor):
         return future
 
 
+class _Selector(selectors.DefaultSelector):
+    """Tells who waits for it when the event loop is at rest: when it would wait for more than nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: asyncio.Future[None] | None = None
+        self.turns = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.turns += 1
+        if not self.waiting:
+            return super().select(timeout)
+        if timeout != 0:
+            self.waiting.set_result(None)
+            self.waiting = None
+        elif self.turns > MOST_TURNS:
+            self.waiting.set_exception(RuntimeError("the program never comes to rest"))
+            self.waiting = None
+        return super().select(0)
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """An event loop whose clock stands still until a scene lets time pass: time-outs are virtual too."""
 
     def __init__(self) -> None:
         self.virtual = MONO
-        super().__init__()
+        self.selector = _Selector()
+        self.timers: list[asyncio.TimerHandle] = []
+        super().__init__(self.selector)
         self.set_default_executor(_Inline())
 
     def time(self) -> float:
         return self.virtual
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        self.timers.append(super().call_at(when, callback, *args, context=context))
+        return self.timers[-1]
+
+    async def rest(self) -> None:
+        """Return when nothing is left to do before the next timer."""
+        self.selector.turns, self.selector.waiting = 0, self.create_future()
+        await self.selector.waiting
+
+    def next_timer(self) -> float:
+        """Return when the next timer is due, infinity where there is none."""
+        self.timers = [
+            timer for timer in self.timers if timer.when() > self.virtual and not timer.cancelled()
+        ]
+        return min((timer.when() for timer in self.timers), default=float("inf"))
 
 
 class Time:
@@ -135,7 +180,7 @@ class Time:
         """Let so much time pass."""
         end = self.mono + seconds
         await self.settle()
-        while (due := self._next()) <= end:
+        while (due := self._loop.next_timer()) <= end:
             self._loop.virtual = max(self.mono, due)
             await self.settle()
         self._loop.virtual = max(self.mono, end)
@@ -143,16 +188,7 @@ class Time:
 
     async def settle(self) -> None:
         """Let everything be done that needs no time."""
-        loop: Any = self._loop
-        for _ in range(100_000):
-            await asyncio.sleep(0)
-            if not loop._ready:  # asyncio itself tells nobody that it has nothing left to do
-                return
-        raise RuntimeError("the program never comes to rest")
-
-    def _next(self) -> float:
-        loop: Any = self._loop
-        return min((timer._when for timer in loop._scheduled if not timer._cancelled), default=float("inf"))
+        await self._loop.rest()
 
 
 def play(scene: Callable[[], Coroutine[Any, Any, str]]) -> str:

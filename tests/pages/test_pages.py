@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -28,7 +27,7 @@ from exporter.endpoint import Reason
 from exporter.pages import pages
 from exporter.pages.text import Format
 from tests.collectors.sites import families
-from tests.conftest import WALL
+from tests.conftest import WALL, examples
 from tests.pages.exposed import Exposed, at, exposition, sites_of
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ class TwoSites(RuleBasedStateMachine):
 
 
 TestPagesAreAsIfMadeFromScratch = TwoSites.TestCase
-TestPagesAreAsIfMadeFromScratch.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestPagesAreAsIfMadeFromScratch.settings = examples(1, stateful_step_count=20)
 
 
 def test_a_turn_of_the_event_loop_renders_one_site_at_most() -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.simulator import DAY, HOUR, Incident
 from tests.simulator.worlds import FULL_HOUR, NOW, a_world
 
 
-@settings(deadline=None, max_examples=50)
 @given(start=st.floats(-40 * HOUR, HOUR), length=st.floats(0, 3 * HOUR), every=st.floats(HOUR, DAY))
 def test_hashes_are_the_integral_of_the_hashrate(start: float, length: float, every: float) -> None:
     """A row's hashes are what its hashrate adds up to, whatever drops cut the hour."""

@@ -13,7 +13,7 @@ from exporter.app import App, Options, check_web_config
 from exporter.config import ConfigError
 from exporter.web.access import WebAccess
 from exporter.web.auth import Verdict
-from tests.conftest import VirtualTime, parsed, settle
+from tests.conftest import VirtualTime, fetch, parsed, settle
 from tests.web.certificates import pki
 
 if TYPE_CHECKING:
@@ -163,6 +163,13 @@ def running(path: Path, scene: Callable[[App, VirtualTime], Coroutine[Any, Any, 
     asyncio.run(play())
 
 
+async def metrics(app: App, password: str) -> str:
+    """Return the page that the user prom gets with a password."""
+    response = await fetch(app.web, "/metrics", {"authorization": basic("prom", password).decode()})
+    assert 200 == response.status_code
+    return response.text
+
+
 def test_the_file_is_watched(tmp_path: Path) -> None:
     """A changed web config is taken within two seconds; a bad one keeps the old and is told."""
     path = tmp_path / "web.yml"
@@ -171,12 +178,11 @@ def test_the_file_is_watched(tmp_path: Path) -> None:
     async def scene(app: App, time: VirtualTime) -> None:
         path.write_text(USERS.replace(HASH, OTHER))
         await time.run(2)
-        assert Verdict.ALLOWED is await app._access.verdict(basic("prom", "other"))
+        assert "\ncryptoloot_exporter_config_last_reload_successful 1.0\n" in await metrics(app, "other")
         path.write_text("nonsense: 1\n")
         await time.run(2)
-        assert app._own.reload_successful._value.get() == 0
-        assert Verdict.ALLOWED is await app._access.verdict(basic("prom", "other"))
-        assert Verdict.DENIED is await app._access.verdict(None)
+        assert "\ncryptoloot_exporter_config_last_reload_successful 0.0\n" in await metrics(app, "other")
+        assert 401 == (await fetch(app.web, "/metrics")).status_code
 
     running(path, scene)
 
@@ -189,7 +195,7 @@ def test_a_reload_takes_the_web_config_too(tmp_path: Path) -> None:
     async def scene(app: App, _time: VirtualTime) -> None:
         path.write_text("")
         assert await app.reload() == []
-        assert Verdict.ALLOWED is await app._access.verdict(None)
+        assert 200 == (await fetch(app.web, "/metrics")).status_code
         path.write_text("nonsense: 1\n")
         assert ["nonsense (line 1)"] == [problem.split(":")[0] for problem in await app.reload()]
 

@@ -254,9 +254,16 @@ def test_an_unknown_user_costs_what_most_users_cost(checks: Checks, cost: int, c
 
 def test_the_stand_in_is_a_hash_bcrypt_checks() -> None:
     """Bcrypt takes the stand-in for a hash like any other: it says no, and does not raise."""
-    auth = Authenticator({"alice": Secret("$2y$04$x")}, key=KEY)
+    results = []
 
-    assert not bcrypt.checkpw(b"x", auth._stand_in)
+    def check(password: bytes, hashed: bytes) -> bool:
+        results.append(bcrypt.checkpw(password, hashed))
+        return results[-1]
+
+    auth = Authenticator({"alice": Secret("$2y$04$x")}, key=KEY, check=check)
+
+    assert [DENIED] == run(auth, header("mallory", "x"))
+    assert [False] == results
 
 
 def test_checks_run_one_at_a_time_off_the_loop(checks: Checks) -> None:
@@ -345,10 +352,11 @@ def test_identical_headers_share_one_check(checks: Checks) -> None:
 
 def test_who_gives_up_takes_nobody_along(checks: Checks) -> None:
     """A cancelled request neither ends the check others wait for, nor one that waits, nor the count."""
-    bots = hashes(**{f"bot-{number}": "x" for number in range(MAX_WAITING_CHECKS + 1)})
+    places = MAX_WAITING_CHECKS + 1
+    bots = hashes(**{f"bot-{number}": "x" for number in range(places)})
     auth = Authenticator(bots, key=KEY, check=checks)
 
-    async def main() -> tuple[Verdict, list[Verdict]]:
+    async def main() -> tuple[Verdict, list[Verdict], list[Verdict]]:
         tasks = await flood(auth, checks)
         sharing = asyncio.create_task(auth.verdict(header("bot-0", "x")))
         await settle()
@@ -357,12 +365,12 @@ def test_who_gives_up_takes_nobody_along(checks: Checks) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         checks.gate.set()
         shared = await sharing
-        again = [await auth.verdict(header(f"bot-{number}", "x")) for number in range(MAX_WAITING_CHECKS + 1)]
-        return shared, again
+        again = [await auth.verdict(header(f"bot-{number}", "x")) for number in range(places)]
+        strangers = [auth.verdict(header(f"stranger-{number}", "x")) for number in range(places)]
+        return shared, again, await asyncio.gather(*strangers)  # as many as before find a place
 
-    assert (ALLOWED, [ALLOWED] * (MAX_WAITING_CHECKS + 1)) == bounded(main())
-    assert MAX_WAITING_CHECKS + 1 == len(checks.calls)
-    assert {} == auth._checks
+    assert (ALLOWED, [ALLOWED] * places, [DENIED] * places) == bounded(main())
+    assert 2 * places == len(checks.calls)
 
 
 # --- Reload
@@ -481,11 +489,13 @@ def test_a_flood_does_not_grow_memory(checks: Checks) -> None:
     for number in range(50):
         run(auth, header(f"bot-{number}", "x"), header("alice", "kept"))
 
-    assert 8 == len(auth._wrong)
     assert 52 == len(checks.calls)
-    assert [ALLOWED, DENIED] == run(auth, header("alice", "secret"), header("bot-0", "x"))
+    remembered = [header("alice", "secret"), header("alice", "kept")]
+    remembered += [header(f"bot-{number}", "x") for number in range(43, 50)]  # and `kept`: eight wrong ones
+    assert [ALLOWED, *[DENIED] * 8] == run(auth, *remembered)
+    assert 52 == len(checks.calls)
+    assert [DENIED] == run(auth, header("bot-42", "x"))
     assert 53 == len(checks.calls)
-    assert (1, 0) == (len(auth._right), len(auth._checks))
 
 
 def test_no_password_is_kept(checks: Checks) -> None:
@@ -516,7 +526,7 @@ def test_nothing_is_shown(checks: Checks) -> None:
 
     async def main() -> str:
         tasks = await flood(auth, checks, 2)
-        shown = f"{auth} {auth!r} {auth._checks!r} {tasks!r}"
+        shown = f"{auth} {auth!r} {asyncio.all_tasks()!r} {tasks!r}"
         checks.gate.set()
         await asyncio.gather(*tasks)
         return shown

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -92,7 +92,6 @@ def test_metrics_are_negotiated() -> None:
     assert openmetrics.headers["vary"] == "Accept, Accept-Encoding"
 
 
-@settings(max_examples=60)
 @given(st.text(st.characters(max_codepoint=255)), st.text(st.characters(max_codepoint=255)))
 def test_garbage_headers_never_fail_a_scrape(accept: str, coding: str) -> None:
     """Whatever stands in the headers, the answer is 200 with a page that parses."""
@@ -431,7 +430,6 @@ def series_of(pages: dict[str, str]) -> list[tuple[str, tuple[tuple[str, str], .
     return read["TEXT"]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["/stats/payout", "/stats/history", "/user/top"]), json_values)
 def test_any_json_makes_a_page(path: str, document: object) -> None:
     """Whatever JSON an endpoint answers, /metrics is 200, parses, and has no series or family twice."""
@@ -444,7 +442,6 @@ def test_any_json_makes_a_page(path: str, document: object) -> None:
         assert len(types) == len(set(types))
 
 
-@settings(max_examples=100, deadline=None)
 @given(users)
 def test_any_user_makes_a_page(entries: list[object]) -> None:
     """Any JSON string is a user's name: the page parses, and no user is there twice."""
@@ -454,7 +451,6 @@ def test_any_user_makes_a_page(entries: list[object]) -> None:
     assert len(series) == len(set(series))
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(json_values, max_size=6))
 def test_failures_never_exceed_polls(documents: list[object]) -> None:
     """After any sequence of answers each endpoint has at most as many failures as polls."""

@@ -13,8 +13,16 @@ import yaml
 
 from exporter.config import ConfigError
 from exporter.config.secret import Secret
-from exporter.web import tls as tls_module
-from exporter.web.tls import SUITES, Tls, pair_fault, pem_file, refuses_old, san_allowed, tls_context
+from exporter.web.tls import (
+    SUITES,
+    Tls,
+    pair_fault,
+    pem_file,
+    plain_ip,
+    refuses_old,
+    san_allowed,
+    tls_context,
+)
 from tests.web.certificates import pki
 from tests.web.web_files import DATA, load, tls_of
 
@@ -278,7 +286,7 @@ def allowing(*sans: str) -> Tls:
         key=Secret(""),
         client_ca=None,
         verify=ssl.CERT_OPTIONAL,
-        allowed_sans=frozenset(map(tls_module._plain_ip, sans)),
+        allowed_sans=frozenset(map(plain_ip, sans)),
         minimum=ssl.TLSVersion.TLSv1_2,
         maximum=ssl.TLSVersion.TLSv1_3,
         ciphers=(),

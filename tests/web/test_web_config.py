@@ -155,7 +155,7 @@ LEAVES = (
 ANYTHING = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(LEAVES, inner, max_size=2)
 )
-KNOWN = st.sampled_from(["exporter.crt", "exporter.key", "ca.crt", "TLS12", "TLS13", *SUITES, *tls._POLICIES])
+KNOWN = st.sampled_from(["exporter.crt", "exporter.key", "ca.crt", "TLS12", "TLS13", *SUITES, *tls.POLICIES])
 VALUES = KNOWN | st.lists(KNOWN, max_size=2) | ANYTHING
 
 
@@ -169,7 +169,7 @@ def section(*keys: str) -> st.SearchStrategy[Any]:
         optional={
             "tls_server_config": section(*tls.TlsSection.__struct_fields__),
             "http_server_config": st.fixed_dictionaries(
-                {}, optional={"http2": VALUES, "headers": section(*web_config._ALLOWED_HEADERS)}
+                {}, optional={"http2": VALUES, "headers": section(*web_config.ALLOWED_HEADERS)}
             ),
             "basic_auth_users": section("prometheus", "a:b", "\ud800"),
             "rate_limit": ANYTHING,
