@@ -14,6 +14,7 @@ import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -23,6 +24,7 @@ from exporter.config import schema
 from exporter.config.problems import Problems
 from exporter.config.secret import Secret
 from exporter.config.values import Text
+from exporter.web.handshake import ServerContext
 
 TLS_CONFIG = "tls_server_config"
 
@@ -269,13 +271,14 @@ def pem_file(data: bytes, *, in_memory: bool = Path("/proc/self/fd").is_dir()) -
         yield f"/proc/self/fd/{file.fileno()}" if in_memory else file.name
 
 
-def _server_context() -> ssl.SSLContext:
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def _server_context() -> ServerContext:
+    return ServerContext(ssl.PROTOCOL_TLS_SERVER)
 
 
-def tls_context(tls: Tls) -> ssl.SSLContext:
+def tls_context(tls: Tls) -> ServerContext:
     """Return the server's context. Raises OSError if the system is out of file descriptors."""
     context = _server_context()
+    context.admits = partial(san_allowed, tls=tls)
     # Python itself switches compression off and prefers the server's order of ciphers.
     context.options |= ssl.OP_NO_RENEGOTIATION
     if not tls.prefer_server:
