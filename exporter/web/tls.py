@@ -133,8 +133,6 @@ def read_tls(
     check_protocol(values, http2, problems)
     check_policy(values, keys, problems)
     if not keys & _ENABLING:
-        if values:
-            problems.warn(TLS_CONFIG, "without cert_file and key_file TLS is off")
         return None
     cert, key, client_ca = (pem(name) for name in ("cert", "key", "client_ca"))
     for name in ("cert", "key"):
@@ -158,6 +156,16 @@ def read_tls(
         ciphers=tuple(values.get("cipher_suites", ())),
         prefer_server=settings["prefer_server_cipher_suites"],
     )
+
+
+def absent_in_tls(key: object, value: object) -> bool:
+    """Whether a key of the section is taken as if it were not there: it is empty.
+
+    An empty `client_allowed_sans` is not: whoever writes it wants to let in few clients, not all of them.
+    """
+    if key == "client_allowed_sans":
+        return False
+    return value is None or (value == "" and key in _ENABLING) or (value == [] and key == "curve_preferences")
 
 
 def setting_path(name: str, values: dict[str, Any]) -> str:

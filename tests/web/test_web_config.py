@@ -67,7 +67,7 @@ def test_what_python_cannot_do_is_refused_by_name(pki: Path, path: Path) -> None
 
     assert comments(path, "toolkit") == ["good"]
     assert comments(path, "reason")
-    assert {"client_auth_type", "cipher_suites", "curve_preferences", "rate_limit"} > {
+    assert {"client_auth_type", "cipher_suites", "curve_preferences", "interval"} >= {
         re.sub(r"\[\d+\]", "", problem.path).rpartition(".")[2] for problem in caught.value.problems
     }
 
@@ -186,6 +186,20 @@ def test_any_document_is_a_config_or_a_config_error(pki: Path, document: dict[st
     assert CANARY not in str(result if isinstance(result, tuple) else result.notes)
 
 
+@pytest.mark.parametrize(
+    ("off", "intervals"),
+    [
+        (True, ["0", "0s", "'0'", "0ms", "0h0m0s", "-0s", "0.0s", "00ns", "~"]),
+        (False, ["10ns", "1h0s", "-1", "1", "true", "0d", "''", "[0s]", "0.0"]),
+    ],
+)
+def test_a_rate_limit_of_no_time_is_none(pki: Path, off: bool, intervals: list[str]) -> None:
+    """An interval of 0, in every spelling of Go, is the toolkit's "off"; any other one is refused."""
+    for interval in intervals:
+        result = outcome(place(pki, f"rate_limit: {{interval: {interval}, burst: 20}}"))
+        assert off == (not isinstance(result, tuple)), interval
+
+
 def test_nothing_shows_a_key_or_a_hash(pki: Path) -> None:
     """Neither text nor repr of a configuration holds a hash or a line of PEM."""
     config = load(pki, (DATA / "same" / "web_config_users.good.yaml").read_text())
@@ -212,9 +226,7 @@ def test_a_key_others_can_read_is_noted(pki: Path, mode: int, noted: bool, inlin
 def test_all_problems_come_at_once(pki: Path) -> None:
     """One run reports the faults of every section, by line."""
     with pytest.raises(ConfigError) as caught:
-        load(
-            pki, "basic_auth_users: {a: b}\nrate_limit: {}\nhttp_server_config: {headers: {Host: x}}\nx: 1\n"
-        )
+        load(pki, "basic_auth_users: {a: b}\nrate_limit: 1\nhttp_server_config: {headers: {Host: x}}\nx: 1\n")
 
     assert [1, 2, 3, 4] == [problem.line for problem in caught.value.problems]
 
