@@ -31,7 +31,8 @@ class HandshakeLimits(NamedTuple):
 class TlsListener:
     """Accepts connections on a listening socket, and serves those that complete a handshake.
 
-    `connect` makes the protocol of a connection. At the limit, the oldest handshake makes room.
+    `connect` makes the protocol of a connection. At the limit, the oldest quarter of the handshakes makes room,
+    and new clients wait in the kernel's queue until these have closed.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class TlsListener:
         self._loop = asyncio.get_running_loop()
         # A second descriptor of each connection that is not passed on yet, the oldest first, and its task.
         self._open: dict[socket.socket, asyncio.Task[None]] = {}
+        self._given_up: set[socket.socket] = set()  # of these
         self._pause: asyncio.TimerHandle | None = None
         self._listen()
 
@@ -66,6 +68,9 @@ class TlsListener:
 
     def _accept(self) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
+            if len(self._open) >= self._limits.at_once:
+                self._give_up()
+                return
             try:
                 connection, address = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -79,14 +84,15 @@ class TlsListener:
             except OSError:
                 connection.close()
                 continue
-            while len(self._open) >= self._limits.at_once:
-                self._give_up(next(iter(self._open)))
             self._open[second] = asyncio.create_task(self._serve(connection, second, format_address(address)))
 
-    def _give_up(self, second: socket.socket) -> None:
-        del self._open[second]
-        with contextlib.suppress(OSError):  # the client may have gone
-            second.shutdown(socket.SHUT_RDWR)
+    def _give_up(self) -> None:
+        """End the oldest quarter of the handshakes, unless earlier ones are still closing."""
+        quarter = max(1, self._limits.at_once // 4)
+        for second in [] if self._given_up else list(self._open)[:quarter]:
+            self._given_up.add(second)
+            with contextlib.suppress(OSError):  # the client may have gone
+                second.shutdown(socket.SHUT_RDWR)
 
     async def _serve(self, connection: socket.socket, second: socket.socket, peer: str) -> None:
         """Shake hands, and pass the connection on or say why not. The event loop closes `connection`."""
@@ -105,11 +111,11 @@ class TlsListener:
         except ConnectionAbortedError:
             self._failed(HandshakeReason.TIMEOUT, peer, "")
         except OSError:
-            self._failed(
-                HandshakeReason.CLOSED if second in self._open else HandshakeReason.TIMEOUT, peer, ""
-            )
+            why = HandshakeReason.TIMEOUT if second in self._given_up else HandshakeReason.CLOSED
+            self._failed(why, peer, "")
         finally:
-            self._open.pop(second, None)
+            del self._open[second]
+            self._given_up.discard(second)
             second.close()
 
     async def _explain(self, second: socket.socket, answer: bytes) -> None:

@@ -20,6 +20,7 @@ from exporter.config import ConfigError
 from exporter.web import tls, web_config
 from exporter.web.tls import SUITES, tls_context
 from exporter.web.web_config import BadWebConfig
+from tests.conftest import REPOSITORY
 from tests.web.certificates import pki
 from tests.web.web_files import DATA, load, outcome, place, tls_of
 
@@ -70,6 +71,19 @@ def test_what_python_cannot_do_is_refused_by_name(pki: Path, path: Path) -> None
     assert {"client_auth_type", "cipher_suites", "curve_preferences", "interval"} >= {
         re.sub(r"\[\d+\]", "", problem.path).rpartition(".")[2] for problem in caught.value.problems
     }
+
+
+def test_every_difference_is_documented() -> None:
+    """docs/design.md has a row for each setting that a file here judges differently than the toolkit."""
+    section = (
+        (REPOSITORY / "docs" / "design.md").read_text().split("### Differences from exporter-toolkit")[1]
+    )
+    rows = {line.split("|")[1].replace("`", "").strip() for line in section.splitlines() if line[:2] == "| "}
+    named = {name for path in (*OWN, *DIFFERS) for name in comments(path, "differs")}
+
+    assert set() == named - rows
+    assert 13 == len(named)
+    assert [] == [path.name for path in DIFFERS if not comments(path, "differs")]
 
 
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
