@@ -31,8 +31,8 @@ class HandshakeLimits(NamedTuple):
 class TlsListener:
     """Accepts connections on a listening socket, and serves those that complete a handshake.
 
-    `connect` makes the protocol of a connection. At the limit, the oldest quarter of the handshakes makes room,
-    and new clients wait in the kernel's queue until these have closed.
+    `connect` makes the protocol of a connection. At the limit, the oldest quarter of the handshakes makes
+    room. New clients wait in the kernel's queue until these have closed.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class TlsListener:
         self._loop.add_reader(self._listening, self._accept)
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTED_AT_ONCE):
-            if len(self._open) >= self._limits.at_once:
-                self._give_up()
-                return
+        room = self._limits.at_once - len(self._open)
+        if room <= 0:
+            self._give_up()
+        for _ in range(min(room, ACCEPTED_AT_ONCE)):
             try:
                 connection, address = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
