@@ -32,6 +32,7 @@ from exporter.polling.jobs import Job, jobs_of
 from exporter.polling.poller import Failure, Poller, poll_once, secrets_of
 from exporter.polling.reload_plan import Plan, plan
 from exporter.web.access import PreparedWebConfig, WebAccess
+from exporter.web.handshake import HandshakeFailures, HandshakeReason, ServerContext
 from exporter.web.listening import address_of, listen
 from exporter.web.routes import Hooks, Web
 from exporter.web.server import Server
@@ -97,7 +98,7 @@ class App:
         """Serve until `stop`; `announce` gets the addresses. Raises ConfigError or AddressError."""
         config, prepared = await asyncio.to_thread(self._load), self._access.prepare()
         self._access.apply(prepared)
-        self._server = Server(self.web, context=prepared.context, admits=self._access.admits)
+        self._server = self._make_server(prepared.context)
         sockets = listen(self._options.addresses)  # first: if that fails, do not poll
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.close)
@@ -112,6 +113,14 @@ class App:
             self._log_listening(addresses, config)
             announce(addresses)
             await self._server.serve(sockets)
+
+    def _make_server(self, context: ServerContext | None) -> Server:
+        """Return the server; with TLS, the counter of failed handshakes has each reason from the start."""
+        counter = self._own.tls_handshake_failures
+        for reason in HandshakeReason if context else ():
+            counter.labels(reason)
+        count, mono = (lambda reason: counter.labels(reason).inc()), (lambda: self._clock.now().mono)
+        return Server(self.web, context=context, handshake_failed=HandshakeFailures(count, mono))
 
     async def start(self, config: Config | None = None) -> None:
         """Begin to poll, without a listener, with this config or the one it loads. Raises ConfigError."""

@@ -18,7 +18,6 @@ PLANNED = {
     "cryptoloot_expected_hashrate_hashes_per_second",
     "cryptoloot_hashrate_spread_ratio",
     "cryptoloot_exporter_scrapes_total",
-    "cryptoloot_exporter_tls_handshake_failures_total",
 }
 
 

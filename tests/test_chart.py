@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -146,6 +147,176 @@ def test_what_no_value_is_is_refused_with_its_place(place: str, assignment: str)
 def test_what_does_not_fit_together_is_refused_with_what_to_do(said: str, assignment: str) -> None:
     """What the exporter would refuse at its start, or never find, is not installed."""
     assert said in refusal("--set", assignment)
+
+
+def named(release: str, *assignments: str) -> subprocess.CompletedProcess[str]:
+    """Render the chart as this release; assignments are texts."""
+    sets = [part for assignment in assignments for part in ("--set-string", assignment)]
+    return helm("template", release, str(CHART), "--values", str(DATA / "sharded.yaml"), *sets)
+
+
+@pytest.mark.parametrize(
+    ("release", "assignments"),
+    [
+        ("loot", ["nameOverride=123"]),
+        ("loot", ["nameOverride=true"]),
+        ("loot", ["nameOverride=null"]),
+        ("loot", ["fullnameOverride=yes"]),
+        ("l", ["nameOverride=1e3"]),
+        ("a" * 53, []),
+        ("a" * 49 + "--b", []),
+        ("a" * 48 + "---b", []),
+        ("1miner", ["fullnameOverride=miner"]),
+        ("my.release", ["fullnameOverride=release"]),
+    ],
+)
+def test_names_are_texts_that_kubernetes_accepts(release: str, assignments: list[str]) -> None:
+    """Every name is a DNS label and every label a text, whatever values look like and where a cut falls."""
+    done = named(release, *assignments)
+    assert 0 == done.returncode, done.stderr
+    for document in yaml.safe_load_all(done.stdout):
+        metadata = document["metadata"]
+        assert re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", metadata["name"]), metadata["name"]
+        spec = document.get("spec", {})
+        selectors = [spec["selector"].get("matchLabels", spec["selector"])] if "selector" in spec else []
+        pods = [spec["template"]["metadata"]["labels"]] if "template" in spec else []
+        for labels in (metadata["labels"], *selectors, *pods):
+            assert [] == [
+                (key, value)
+                for key, value in labels.items()
+                if not isinstance(value, str)
+                or not re.fullmatch("([A-Za-z0-9]([-\\w.]{0,61}[A-Za-z0-9])?)?", value)
+            ]
+
+
+@pytest.mark.parametrize("release", ["1miner", "my.release", "0"])
+def test_a_name_that_no_service_can_have_is_refused(release: str) -> None:
+    """A final name that begins with a digit or has a dot is refused before anything is created."""
+    done = named(release)
+
+    assert 0 != done.returncode
+    assert f"the name {release}-cryptoloot-exporter cannot be a Service's" in done.stderr
+    assert "set fullnameOverride" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "assignment"),
+    [
+        ("fullnameOverride", "fullnameOverride=loot.a"),
+        ("fullnameOverride", "fullnameOverride=1loot"),
+        ("nameOverride", "nameOverride=a.b"),
+        ("secretRef/key", "config.sites[0].secretRef.key=.."),
+        ("secretRef/key", "config.sites[0].secretRef.key=..data"),
+        ("secretRef/key", "config.sites[0].secretRef.key=."),
+        ("secretRef/name", "config.sites[0].secretRef.name=a..b"),
+        ("secretRef/name", "config.sites[0].secretRef.name=a.-b"),
+        ("webConfig/key", "webConfig.key=..data"),
+        ("webConfig/secretName", "webConfig.secretName=a-"),
+        ("podLabels/team", "podLabels.team=a b"),
+        ("podLabels", "podLabels.a b=x"),
+        ("monitoring/labels/release", "monitoring.labels.release=-x"),
+        ("dashboards/labels/x", "dashboards.labels.x=" + 64 * "x"),
+        ("nodeSelector/disk", "nodeSelector.disk=a/b"),
+        ("podAnnotations", "podAnnotations.a b=x"),
+        ("serviceAccountName", "serviceAccountName=Exporter"),
+        ("priorityClassName", "priorityClassName=a_b"),
+    ],
+)
+def test_what_the_server_would_refuse_is_refused_before(place: str, assignment: str) -> None:
+    """Names, keys and labels that Kubernetes does not accept are refused by the schema, with their place."""
+    said = re.findall(r"[\w-]+", refusal("--set-string", assignment))
+
+    assert [] == [step for step in place.split("/") if step not in said]
+
+
+@pytest.mark.parametrize(
+    ("said", "values"),
+    [
+        (
+            "podLabels: the chart sets app.kubernetes.io/name itself",
+            {"podLabels": {"app.kubernetes.io/name": "x"}},
+        ),
+        (
+            "podLabels: the chart sets app.kubernetes.io/instance itself",
+            {"podLabels": {"app.kubernetes.io/instance": "loot"}},
+        ),
+        (
+            "podAnnotations: the chart sets checksum/config itself",
+            {"podAnnotations": {"checksum/config": "x"}},
+        ),
+        (
+            "monitoring.labels: the chart sets helm.sh/chart itself",
+            {"monitoring": {"serviceMonitor": {"enabled": True}, "labels": {"helm.sh/chart": "x"}}},
+        ),
+        (
+            "dashboards.labels: the chart sets app.kubernetes.io/managed-by itself",
+            {"dashboards": {"enabled": True, "labels": {"app.kubernetes.io/managed-by": "x"}}},
+        ),
+        (
+            "extraVolumes: tmp is a volume of the chart's own",
+            {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
+        ),
+    ],
+)
+def test_what_the_chart_sets_itself_is_not_overridden(
+    said: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    """A value that repeats a key of the chart's own is refused: pods would be lost to their Service."""
+    (tmp_path / "more.yaml").write_text(json.dumps(values))
+
+    assert said in refusal("--values", str(tmp_path / "more.yaml"))
+
+
+def test_emptied_labels_are_no_labels(tmp_path: Path) -> None:
+    """Emptied maps of labels and annotations leave valid documents with the chart's own labels."""
+    emptied = {
+        "dashboards": {"enabled": True, "labels": {"grafana_dashboard": None}, "annotations": {}},
+        "monitoring": {"labels": {}, "serviceMonitor": {"enabled": True}},
+        "podLabels": {},
+        "podAnnotations": {},
+        "topologySpreadConstraints": [],
+    }
+    (tmp_path / "emptied.yaml").write_text(json.dumps(emptied))
+    documents = rendered("default", "--values", str(tmp_path / "emptied.yaml"))
+
+    boards = [each for each in documents if "-dashboard-" in each["metadata"]["name"]]
+    assert len(list((REPOSITORY / "dashboards").glob("*.json"))) == len(boards)
+    assert {5} == {len(each["metadata"]["labels"]) for each in documents}
+
+
+def test_constraints_count_the_charts_pods(tmp_path: Path) -> None:
+    """A spread constraint without a selector gets the pods' labels; one that has its own keeps it."""
+    spread = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+    own = {"matchExpressions": [{"key": "team", "operator": "Exists"}]}
+    given = [
+        spread,
+        spread | {"labelSelector": None},
+        spread | {"labelSelector": own},
+        spread | {"labelSelector": {}},
+    ]
+    (tmp_path / "spread.yaml").write_text(json.dumps({"topologySpreadConstraints": given}))
+    documents = rendered("default", "--values", str(tmp_path / "spread.yaml"))
+    (deployment,) = [each for each in documents if each["kind"] == "Deployment"]
+    labels = {"matchLabels": deployment["spec"]["selector"]["matchLabels"]}
+
+    constraints = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert [labels, labels, own, {}] == [each["labelSelector"] for each in constraints]
+    assert [spread] * 4 == [{key: each[key] for key in spread} for each in constraints]
+
+
+def test_thousands_of_sites_render(tmp_path: Path) -> None:
+    """3,000 keys of one Secret are mounted, each once, and helm needs seconds for it, not minutes."""
+    sites = [{"name": f"s{n}", "secretRef": {"name": "all", "key": f"k{n % 2999}"}} for n in range(3000)]
+    (tmp_path / "sites.yaml").write_text(json.dumps({"config": {"sites": sites}}))
+    documents = rendered("default", "--values", str(tmp_path / "sites.yaml"))  # within helm's minute
+    (deployment,) = [each for each in documents if each["kind"] == "Deployment"]
+
+    (secrets,) = [
+        volume for volume in deployment["spec"]["template"]["spec"]["volumes"] if volume["name"] == "secrets"
+    ]
+    (source,) = secrets["projected"]["sources"]
+    keys = [item["key"] for item in source["secret"]["items"]]
+    assert sorted({f"k{n}" for n in range(2999)}) == keys
 
 
 def test_an_installation_names_its_sites() -> None:

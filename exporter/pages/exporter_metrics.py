@@ -27,6 +27,11 @@ RELOAD_SUCCESSFUL = OWN_METRICS.gauge(
 RELOAD_TIMESTAMP = OWN_METRICS.gauge(
     "exporter_config_last_reload_success_timestamp_seconds", "When the config was last loaded with success."
 )
+TLS_HANDSHAKE_FAILURES = OWN_METRICS.counter(
+    "exporter_tls_handshake_failures",
+    "TLS handshakes of clients that failed, by reason. The log has the client's address.",
+    labels="reason",
+)
 LOOP_RESTARTS = OWN_METRICS.counter("exporter_loop_restarts", "Poll loops that crashed and were restarted.")
 PAGE_BYTES = OWN_METRICS.gauge("exporter_page_bytes", "Size of the last full page as uncompressed text.")
 SERIES = OWN_METRICS.gauge("exporter_series", "Series on the last full page.")
@@ -40,6 +45,7 @@ class OwnMetrics:
         self.registry = prometheus.CollectorRegistry()
         self.poll_duration = self._add(prometheus.Histogram, POLL_DURATION, buckets=DURATION_BUCKETS)
         self.poll_delay = self._add(prometheus.Histogram, POLL_DELAY, buckets=DELAY_BUCKETS)
+        self.tls_handshake_failures = self._add(prometheus.Counter, TLS_HANDSHAKE_FAILURES)
         self.loop_restarts = self._add(prometheus.Counter, LOOP_RESTARTS)
         self.reload_successful = self._add(prometheus.Gauge, RELOAD_SUCCESSFUL)
         self.reload_timestamp = self._add(prometheus.Gauge, RELOAD_TIMESTAMP)

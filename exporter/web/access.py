@@ -3,7 +3,6 @@
 It is read from the file of `--web.config.file`, and can change while the exporter runs.
 """
 
-import asyncio
 import ssl
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +10,9 @@ from typing import NamedTuple
 from exporter.config import ConfigError
 from exporter.config.problems import Problem
 from exporter.web.auth import Authenticator, Verdict
+from exporter.web.handshake import ServerContext
 from exporter.web.server import Server
-from exporter.web.tls import TLS_CONFIG, san_allowed, tls_context
+from exporter.web.tls import TLS_CONFIG, tls_context
 from exporter.web.web_config import BadWebConfig, WebConfig, current_stamps, load
 
 NO_WEB_CONFIG = WebConfig(tls=None, users={}, headers=(), notes=(), stamps={})
@@ -22,11 +22,11 @@ class PreparedWebConfig(NamedTuple):
     """A web configuration that was read, with the TLS context it asks for, and is not in force yet."""
 
     config: WebConfig
-    context: ssl.SSLContext | None
+    context: ServerContext | None
 
 
 class WebAccess:
-    """Judges connections and requests by the web config file; without a file, everybody has access.
+    """Judges requests by the web config file; without a file, everybody has access.
 
     `key` is random: verified headers are remembered under it.
     """
@@ -92,11 +92,6 @@ class WebAccess:
     def changed(self) -> bool:
         """Whether the file, or one that it names, has changed since it was last read."""
         return current_stamps(self._last_read) != self._last_read.stamps
-
-    def admits(self, transport: asyncio.Transport, /) -> bool:
-        """Whether the client certificate of a connection has an allowed name."""
-        tls = self.config.tls
-        return tls is None or san_allowed(transport.get_extra_info("peercert"), tls)
 
     async def verdict(self, authorization: bytes | None) -> Verdict:
         """Judge a request by its Authorization header."""

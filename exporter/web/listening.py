@@ -1,13 +1,16 @@
 """Listening sockets: addresses as text, sockets bound to them, the limit of open files."""
 
 import contextlib
+import errno
 import resource
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 BACKLOG = 1024
 SEND_BUFFER = 128 * 1024  # bytes the kernel keeps of what a client does not read; its default is up to 4 MiB
 LAST_PORT = 65535
+OTHER_FILES = 96  # that are no clients' connections: 64 calls to the API, listeners, files of the config
 
 
 class AddressError(Exception):
@@ -32,28 +35,51 @@ def listen(addresses: Sequence[str]) -> list[socket.socket]:
         for text in addresses:
             host, port = parse_address(text)
             try:
-                family, kind, protocol, _, address = socket.getaddrinfo(
-                    host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-                )[0]
-                listening = opened.enter_context(socket.socket(family, kind, protocol))
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host not in {"", "::"}))
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-                listening.bind(address)
-                listening.listen(BACKLOG)
+                listening = opened.enter_context(_listen_on(host, port))
             except (OSError, UnicodeError) as error:
                 why = getattr(error, "strerror", None) or error
                 raise AddressError(f"cannot listen on {text}: {why}") from None
-            listening.setblocking(False)
             sockets.append(listening)
         opened.pop_all()  # all are open: leave them so
     return sockets
 
 
+def _listen_on(host: str, port: int) -> socket.socket:
+    """Open a listening socket. Without a host it takes IPv6 and IPv4, or IPv4 alone where IPv6 is off."""
+    if not host:
+        if socket.has_dualstack_ipv6():
+            try:
+                return _listen_on("::", port)
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:  # IPv6 is there, and no interface has it
+                    raise
+        host = "0.0.0.0"  # noqa: S104 - what the operator asks for
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    listening.setblocking(False)
+    return listening
+
+
 def address_of(listening: socket.socket) -> str:
     """Return the address of a socket as `host:port`, IPv6 in brackets."""
-    host, port = listening.getsockname()[:2]
+    return format_address(listening.getsockname())
+
+
+def format_address(address: Any) -> str:
+    """Return what the socket module calls an address as `host:port`, IPv6 in brackets."""
+    host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -62,3 +88,14 @@ def raise_open_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # a system may state a limit that it does not grant
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def connection_limit(most: int) -> int:
+    """Return how many clients may be connected: two thirds of the files that are left, and at most `most`.
+
+    The last third is for TLS handshakes, and for connections that make room and are not closed yet.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return most
+    return min(most, max(files - OTHER_FILES, files // 2) * 2 // 3)

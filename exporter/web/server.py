@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,9 +16,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from exporter.web.connections import TRANSITIONS, Connections, DeadlineAction, Event, State
-from exporter.web.listening import BACKLOG
-
-Admission = Callable[[asyncio.Transport], bool]  # judges a connection by its transport, once TLS is up
+from exporter.web.handshake import ServerContext
+from exporter.web.listening import BACKLOG, connection_limit
+from exporter.web.tls_listener import Failed, HandshakeLimits, TlsListener
 
 UNSENT = 256 * 1024  # bytes of an answer that may wait without TLS: the page's own bytes, not copies
 PIECE = 16 * 1024  # bytes parsed at once: a quarter of a MiB can hold tens of thousands of header fields
@@ -44,7 +43,7 @@ class Limits(NamedTuple):
     body_bytes: int = 64 * 1024
     pipelined: int = 16  # requests that wait for the answer to an earlier one
     stall_seconds: float = 30.0  # without a byte of the answer taken
-    connections: int = 2000
+    connections: int = 2000  # or fewer, if the system allows fewer open files
 
 
 LIMITS = Limits()
@@ -57,7 +56,12 @@ class Protocol(HttpToolsProtocol):
     """
 
     def __init__(
-        self, *args: Any, limits: Limits, connections: Connections[Protocol], admits: Admission, **kwargs: Any
+        self,
+        *args: Any,
+        limits: Limits,
+        connections: Connections[Protocol],
+        admits: Callable[[], bool],
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
@@ -66,6 +70,7 @@ class Protocol(HttpToolsProtocol):
         self._state = State.NEW
         self._in_head = True  # what the parser reads is part of a head
         self._received = 0  # bytes of the head, or since its end
+        self._upgrading = False  # a request has asked for another protocol: what follows may be no HTTP
         self._deadline: asyncio.TimerHandle | None = None
         self._unsent = 0  # bytes of answers at the last check
         self._taken_at = self.loop.time()  # when the client had taken everything, or something more
@@ -76,7 +81,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         if self.scheme == "http":
             transport.set_write_buffer_limits(high=UNSENT)
-        if not self._admits(transport):
+        if not self._admits():
             transport.abort()
             return
         evicted = self._connections.add(self)
@@ -112,7 +117,8 @@ class Protocol(HttpToolsProtocol):
                 return
             piece = data[start : start + PIECE]
             self._received += len(piece)
-            super().data_received(piece)
+            if not self._upgrading:
+                super().data_received(piece)
             if self.transport.is_closing():
                 return
             if self._in_head and self._received > limits.head_bytes:
@@ -142,6 +148,10 @@ class Protocol(HttpToolsProtocol):
         self._advance(Event.HEAD)
         super().on_headers_complete()
         self.headers = []  # fields after the body (trailers) are collected here, and ignored
+        if self.parser.should_upgrade():
+            # It is answered as any request. The parser takes the end of its head for the end of HTTP, so its
+            # body cannot be told from a next request: it is the last one of its connection.
+            self._upgrading, self.cycle.keep_alive = True, False
         if not self.pipeline:
             self._answering = self.cycle
 
@@ -149,6 +159,14 @@ class Protocol(HttpToolsProtocol):
         """End a request: what follows is the next head."""
         self._received = 0
         super().on_message_complete()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer a client that sends no more, and then close. Under TLS the event loop closes at once."""
+        super().eof_received()
+        if self.scheme == "https" or self._state is not State.BUSY:
+            return False
+        self.cycle.keep_alive = False
+        return True
 
     def on_response_complete(self) -> None:
         """Go on with the next request, if any."""
@@ -191,7 +209,7 @@ class Protocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """Serves an ASGI app on sockets that listen already; `stop` ends it.
 
-    `context` is None for plain HTTP; `admits` judges each connection by its transport, once TLS is up.
+    `context` is None for plain HTTP; `handshake_failed` is told of every TLS handshake that fails.
     """
 
     def __init__(
@@ -199,14 +217,15 @@ class Server(uvicorn.Server):
         app: Any,
         *,
         limits: Limits = LIMITS,
-        context: ssl.SSLContext | None = None,
-        admits: Admission = lambda _transport: True,
+        context: ServerContext | None = None,
+        handshake_failed: Failed = lambda _why, _peer, _detail: None,
     ) -> None:
         self._app = app
         self._limits = limits
         self._context = context
-        self._admits = admits
-        self._connections = Connections[Protocol](limits.connections)
+        self._handshake_failed = handshake_failed
+        self._most = connection_limit(limits.connections)
+        self._connections = Connections[Protocol](self._most)
         self._sockets: list[socket.socket] = []
         self._generation = 0  # of the rules for client certificates
         super().__init__(
@@ -245,7 +264,7 @@ class Server(uvicorn.Server):
                 connection.check(now)
         return await super().on_tick(counter)
 
-    async def replace_tls(self, context: ssl.SSLContext, *, end_connections: bool) -> None:
+    async def replace_tls(self, context: ServerContext, *, end_connections: bool) -> None:
         """Use another TLS context for connections from now on.
 
         Raises OSError if a listener cannot be made; the old ones then go on unchanged.
@@ -255,7 +274,7 @@ class Server(uvicorn.Server):
         A listener whose context is changed in place keeps its old rules for client certificates. So new
         listeners take over on duplicates of the sockets, whose queues they share: no client notices.
         """
-        listeners: list[asyncio.Server] = []
+        listeners: list[Any] = []
         self._generation += end_connections
         try:
             for listening in self._sockets:
@@ -270,7 +289,8 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections) if end_connections else ():
             connection.shutdown()
 
-    async def _accept(self, listening: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
+    async def _accept(self, listening: socket.socket, context: ServerContext | None) -> Any:
+        """Return a listener, an asyncio.Server or what is like one to uvicorn."""
         generation = self._generation
 
         def connect() -> asyncio.Protocol:
@@ -282,21 +302,18 @@ class Server(uvicorn.Server):
                 limits=self._limits,
                 connections=self._connections,
                 # A handshake can end after the server was stopped, or after its rules were replaced.
-                admits=lambda transport: (
-                    not self.should_exit and generation == self._generation and self._admits(transport)
-                ),
+                admits=lambda: not self.should_exit and generation == self._generation,
             )
             return connection
 
         listening.setblocking(False)
-        return await asyncio.get_running_loop().create_server(
-            connect,
-            sock=listening,
-            ssl=context,
-            backlog=BACKLOG,
-            ssl_handshake_timeout=self._limits.handshake_seconds if context else None,
-            ssl_shutdown_timeout=self._limits.stall_seconds if context else None,
+        if context is None:
+            return await asyncio.get_running_loop().create_server(connect, sock=listening, backlog=BACKLOG)
+        # A handshake takes two files, and a third of all files is not for connections: see connection_limit.
+        limits = HandshakeLimits(
+            max(1, self._most // 4), self._limits.handshake_seconds, self._limits.stall_seconds
         )
+        return TlsListener(listening, context, connect, limits, self._handshake_failed)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish the answers that are being written; abort slow readers before uvicorn would cancel tasks."""

@@ -26,6 +26,7 @@ from exporter.collectors.metric import Metric
 from exporter.collectors.registry import collector_visible, polled_endpoints
 from exporter.collectors.snapshot import PollRecord
 from exporter.config import Poll
+from exporter.config.secret import CONTROL
 from exporter.endpoint import Endpoint
 from exporter.pages.pages import ExportedSite, Pages
 from exporter.web import graph, status_format
@@ -93,7 +94,10 @@ class Selection(NamedTuple):
 
 
 def parse_selection(query: bytes) -> Selection:
-    """Read `site=TEXT&page=NUMBER&per_page=NUMBER`; a number that cannot be read has its default."""
+    """Read `site=TEXT&page=NUMBER&per_page=NUMBER`; a number that cannot be read has its default.
+
+    Control characters are replaced: HTML does not allow them, and no site has one in its name.
+    """
     fields = parse_qs(query.decode(errors="replace"))
 
     def number(name: str, default: int) -> int:
@@ -101,7 +105,8 @@ def parse_selection(query: bytes) -> Selection:
         return int(text) if re.fullmatch("[0-9]{1,9}", text) else default
 
     per_page = min(max(number("per_page", PER_PAGE), 1), MAX_PER_PAGE)
-    return Selection(fields.get("site", [""])[0], number("page", 1), per_page)
+    text = CONTROL.sub("\ufffd", fields.get("site", [""])[0])
+    return Selection(text, number("page", 1), per_page)
 
 
 # --------------------------------------------------------------------------------------------------- the data

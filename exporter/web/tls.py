@@ -14,6 +14,7 @@ import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -23,6 +24,7 @@ from exporter.config import schema
 from exporter.config.problems import Problems
 from exporter.config.secret import Secret
 from exporter.config.values import Text
+from exporter.web.handshake import ServerContext
 
 TLS_CONFIG = "tls_server_config"
 
@@ -131,8 +133,6 @@ def read_tls(
     check_protocol(values, http2, problems)
     check_policy(values, keys, problems)
     if not keys & _ENABLING:
-        if values:
-            problems.warn(TLS_CONFIG, "without cert_file and key_file TLS is off")
         return None
     cert, key, client_ca = (pem(name) for name in ("cert", "key", "client_ca"))
     for name in ("cert", "key"):
@@ -156,6 +156,16 @@ def read_tls(
         ciphers=tuple(values.get("cipher_suites", ())),
         prefer_server=settings["prefer_server_cipher_suites"],
     )
+
+
+def absent_in_tls(key: object, value: object) -> bool:
+    """Whether a key of the section is taken as if it were not there: it is empty.
+
+    An empty `client_allowed_sans` is not: whoever writes it wants to let in few clients, not all of them.
+    """
+    if key == "client_allowed_sans":
+        return False
+    return value is None or (value == "" and key in _ENABLING) or (value == [] and key == "curve_preferences")
 
 
 def setting_path(name: str, values: dict[str, Any]) -> str:
@@ -269,13 +279,14 @@ def pem_file(data: bytes, *, in_memory: bool = Path("/proc/self/fd").is_dir()) -
         yield f"/proc/self/fd/{file.fileno()}" if in_memory else file.name
 
 
-def _server_context() -> ssl.SSLContext:
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def _server_context() -> ServerContext:
+    return ServerContext(ssl.PROTOCOL_TLS_SERVER)
 
 
-def tls_context(tls: Tls) -> ssl.SSLContext:
+def tls_context(tls: Tls) -> ServerContext:
     """Return the server's context. Raises OSError if the system is out of file descriptors."""
     context = _server_context()
+    context.admits = partial(san_allowed, tls=tls)
     # Python itself switches compression off and prefers the server's order of ciphers.
     context.options |= ssl.OP_NO_RENEGOTIATION
     if not tls.prefer_server:

@@ -19,7 +19,15 @@ from exporter.config import ConfigError, schema
 from exporter.config.problems import Problem, Problems
 from exporter.config.secret import CONTROL, SURROGATE, Secret, exposed, read_regular
 from exporter.config.yamlfile import load_yaml
-from exporter.web.tls import TLS_CONFIG, Tls, TlsSection, holds_certificate, read_tls, setting_path
+from exporter.web.tls import (
+    TLS_CONFIG,
+    Tls,
+    TlsSection,
+    absent_in_tls,
+    holds_certificate,
+    read_tls,
+    setting_path,
+)
 
 MAX_BYTES = 1 << 20  # of one file: no chain of certificates comes near
 SLOW_COST = 14  # the bcrypt cost from which one check takes about a second
@@ -28,7 +36,8 @@ _BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{21}[.Oeu]
 _USERS = "basic_auth_users"
 _HEADERS = "http_server_config.headers"
 
-_NO_RATE_LIMIT = "the exporter limits no rates: remove it; pages are made beforehand, and bcrypt queues"
+# What Go reads as a duration of 0. A whole number is nanoseconds there.
+_NO_TIME = re.compile(r"[+-]?(0+|([0-9]*0(\.0*)?(ns|us|µs|μs|ms|s|m|h))+)")
 # The headers and their allowed values; an empty tuple allows any value.
 ALLOWED_HEADERS: dict[str, tuple[str, ...]] = {
     "Content-Security-Policy": (),
@@ -48,11 +57,25 @@ def _mapping(value: object) -> dict[Any, Any]:
 _Mapping = Annotated[dict[str, str], Meta(extra={"read": _mapping})]
 
 
+def _no_time(value: object) -> float:
+    text = str(value) if type(value) is int else value
+    if not (isinstance(text, str) and _NO_TIME.fullmatch(text) and not re.search("[1-9]", text)):
+        raise ValueError("the exporter limits no rates: set 0s, or remove rate_limit; bcrypt checks queue")
+    return 0.0
+
+
 class HttpSection(schema.Section):
     """HTTP/2, which the exporter does not speak, and the headers of every response."""
 
     http2: bool = True
     headers: _Mapping | UnsetType = UNSET
+
+
+class RateSection(schema.Section):
+    """The limit of requests. The exporter has none, so only an interval of 0 is valid: no limit."""
+
+    interval: Annotated[Any, Meta(extra={"read": _no_time})] | UnsetType = UNSET
+    burst: Annotated[int, Meta(ge=0, le=1_000_000_000)] | UnsetType = UNSET
 
 
 class WebFile(schema.Section):
@@ -61,7 +84,7 @@ class WebFile(schema.Section):
     tls_server_config: TlsSection | UnsetType = UNSET
     http_server_config: HttpSection | UnsetType = UNSET
     basic_auth_users: _Mapping | UnsetType = UNSET
-    rate_limit: Annotated[Any, schema.rejected(_NO_RATE_LIMIT)] | UnsetType = UNSET
+    rate_limit: RateSection | UnsetType = UNSET
 
 
 # What identifies the state of each file; None is a missing file. The change time is part of it because chmod,
@@ -99,25 +122,51 @@ def load(path: Path) -> WebConfig:
 
     Raises BadWebConfig, a ConfigError, with every problem.
     """
-    loader, values = _Loader(path), UNSET
-    problems = loader.problems
-    try:
-        values = schema.read(load_yaml(loader.read(path), problems), WebFile, "", problems)
-    except ValueError as error:
-        problems.add("", str(error))
-    document: dict[str, Any] = values or {}
+    loader = _Loader(path)
+    problems, written = loader.problems, _load_document(loader)
+    document: dict[str, Any] = schema.read(without_absent(written), WebFile, "", problems) or {}
+    sections = written if isinstance(written, dict) else {}
     http = document.get("http_server_config", {})
     if "http2" in http:
         problems.warn("http_server_config.http2", "has no effect: the exporter speaks HTTP/1.1 alone")
     section = document.get(TLS_CONFIG, {})
     tls = read_tls(section, http.get("http2", True), lambda name: loader.pem(name, section), problems)
+    if tls is None and sections.get(TLS_CONFIG):
+        problems.warn(TLS_CONFIG, "without cert_file and key_file TLS is off")
     users = read_users(document.get(_USERS, {}), tls, problems)
-    if not users and _USERS in document:
+    if not users and _USERS in sections:
         problems.warn(_USERS, "names nobody: everybody is let in")
     headers = read_headers(http.get("headers", {}), problems)
     if problems.reported:
         raise BadWebConfig(problems.reported, loader.stamps)
     return WebConfig(tls, users, headers, tuple(problems.warnings), loader.stamps)
+
+
+def _load_document(loader: "_Loader") -> object:
+    try:
+        return load_yaml(loader.read(loader.path), loader.problems)
+    except ValueError as error:
+        loader.problems.add("", str(error))
+        return UNSET
+
+
+def without_absent(document: object) -> object:
+    """Return the document without what the toolkit takes for absent: keys and sections without a value.
+
+    `basic_auth_users` keeps all of its entries: a user without a hash is a fault.
+    """
+    if not isinstance(document, dict):
+        return document
+    given = {key: value for key, value in document.items() if value is not None}
+    for name in (TLS_CONFIG, "http_server_config", "rate_limit"):
+        absent = absent_in_tls if name == TLS_CONFIG else _without_value
+        if isinstance(section := given.get(name), dict):
+            given[name] = {key: value for key, value in section.items() if not absent(key, value)}
+    return given
+
+
+def _without_value(_key: object, value: object) -> bool:
+    return value is None
 
 
 def current_stamps(config: WebConfig | BadWebConfig) -> Stamps:

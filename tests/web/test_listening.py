@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
+import socket
+from typing import Any
 
 import pytest
 
-from exporter.web.listening import AddressError, address_of, listen, parse_address, raise_open_files
+from exporter.web.listening import (
+    OTHER_FILES,
+    AddressError,
+    address_of,
+    connection_limit,
+    listen,
+    parse_address,
+    raise_open_files,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +74,67 @@ def test_open_files_are_raised() -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert soft == hard
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_without_a_host_every_address_is_served(host: str) -> None:
+    """`:PORT` takes IPv6 and IPv4 on one socket, as Go's exporters do."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+
+    (listening,) = listen([":0"])
+    with listening, socket.create_connection((host, listening.getsockname()[1]), timeout=5):
+        assert address_of(listening).startswith("[::]:")
+
+
+def ipv6_refused(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Let the system refuse to bind IPv6 addresses with this error."""
+
+    class Socket(socket.socket):
+        def bind(self, address: Any) -> None:
+            if self.family == socket.AF_INET6:
+                raise OSError(code, os.strerror(code))
+            super().bind(address)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+
+
+@pytest.mark.parametrize("off", ["no sockets", "no address"])
+def test_without_a_host_ipv4_is_served_where_ipv6_is_off(off: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where IPv6 is switched off, whether in the kernel or on all interfaces, `:PORT` is IPv4 alone."""
+    if off == "no sockets":
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    else:
+        ipv6_refused(monkeypatch, errno.EADDRNOTAVAIL)
+
+    (listening,) = listen([":0"])
+    with listening:
+        assert address_of(listening).startswith("0.0.0.0:")
+
+
+def test_a_port_that_is_taken_is_not_half_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPv4 alone is for systems without IPv6: any other error of `:PORT` is an error."""
+    ipv6_refused(monkeypatch, errno.EADDRINUSE)
+
+    with pytest.raises(AddressError, match="cannot listen on :0: Address already in use"):
+        listen([":0"])
+
+
+@pytest.mark.parametrize(
+    ("expected", "files"),
+    [
+        (2000, 1_000_000),
+        (2000, resource.RLIM_INFINITY),
+        (136, 300),
+        (2000, 3000 + OTHER_FILES),
+        (1998, 2997 + OTHER_FILES),
+        (32, 96),
+    ],
+)
+def test_connections_are_what_the_system_allows(
+    expected: int, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is two thirds of the files that other work leaves, and at most what is asked for."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _resource: (files, files))
+
+    assert expected == connection_limit(2000)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -81,10 +82,12 @@ def playing(
     return asyncio.run(served(limits, scene, app, **more))
 
 
-async def said(address: tuple[str, int], data: bytes) -> bytes:
+async def said(address: tuple[str, int], data: bytes, *, half_close: bool = False) -> bytes:
     """Say something, and return all that comes back until the server hangs up."""
     reader, writer = await asyncio.open_connection(*address)
     writer.write(data)
+    if half_close:
+        writer.write_eof()
     answer = b""
     with contextlib.suppress(ConnectionError):
         answer = await reader.read()
@@ -369,6 +372,78 @@ def test_idle_ones_do_not_push_out_new_ones() -> None:
     assert playing(Limits(connections=10), scene) == [True] + [False] * 9
 
 
+async def slow(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answer after some turns of the event loop, as a page that is written in a thread."""
+    await asyncio.sleep(0.05)
+    await hello(_scope, _receive, send)
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+@pytest.mark.parametrize("app", [hello, slow])
+def test_a_client_that_sends_no_more_gets_its_answers(app: Any, requests: int) -> None:
+    """Whoever closes its side after its requests gets every answer, and then the connection ends."""
+    data = (GET + b"\r\n") * requests
+    answer = playing(Limits(), lambda address, _: said(address, data, half_close=True), app)
+
+    assert requests == answer.count(b"HTTP/1.1 200")
+    assert answer.endswith(b"hi")
+
+
+@pytest.mark.parametrize("data", [b"", b"GET / HT", GET])
+def test_half_a_head_and_no_more_is_the_end(data: bytes) -> None:
+    """A client that closes its side before its first request is whole is closed without an answer."""
+    assert b"" == playing(Limits(), lambda address, _: said(address, data, half_close=True))
+
+
+UPGRADE = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+)
+
+
+@pytest.mark.parametrize("pieces", ["at once", "by bytes"])
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n", b"hello=world"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n", b"3\r\nabc\r\n0\r\n\r\n"),
+        (GET.replace(b"GET", b"DELETE"), GET + b"\r\n"),
+    ],
+    ids=["body", "chunks", "another request"],
+)
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_an_upgrade_is_answered_in_http_1_and_ends_the_connection(
+    protocol: bytes, head: bytes, body: bytes, pieces: str
+) -> None:
+    """A request that asks for another protocol gets one answer, which says that the connection closes."""
+    request = head + UPGRADE.replace(b"h2c", protocol) + b"\r\n"
+    cuts = {
+        "at once": [request + body],
+        "by bytes": [bytes([one]) for one in request + body],
+    }[pieces]
+    sent = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await sent.wait()
+        await asyncio.sleep(0.02)  # what was sent arrives
+        await hello(scope, receive, send)
+
+    async def scene(address: tuple[str, int], _server: Server) -> bytes:
+        reader, writer = await asyncio.open_connection(*address)
+        for piece in cuts:
+            writer.write(piece)
+            await asyncio.sleep(0)
+        sent.set()
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    answer = playing(Limits(), scene, app)
+
+    assert 1 == answer.count(b"HTTP/1.1 ")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"\r\nconnection: close\r\n" in answer
+
+
 # The methods of uvicorn that are overridden: without one of them a limit would silently be gone.
 
 OWN = {"check", "replace_tls", "stop"}
@@ -408,6 +483,7 @@ def test_what_is_overridden_is_called() -> None:
         serving = asyncio.create_task(server.serve([listening]))
         await said(listening.getsockname(), GET + b"\r\n" + GET + b"Connection: close\r\n\r\n")
         await said(listening.getsockname(), b"garbage\r\n\r\n")
+        await said(listening.getsockname(), GET, half_close=True)
         server.stop()
         await serving
 
@@ -417,7 +493,7 @@ def test_what_is_overridden_is_called() -> None:
 
 
 def test_a_request_whose_client_has_gone_is_told() -> None:
-    """When a client leaves, the request that is being answered is told, though others wait behind it."""
+    """When a connection is reset, the request that is answered is told, though others wait behind it."""
     told: list[str] = []
 
     async def waiting(_scope: Any, receive: Any, _send: Any) -> None:
@@ -428,6 +504,8 @@ def test_a_request_whose_client_has_gone_is_told() -> None:
         _, writer = await asyncio.open_connection(*address)
         writer.write((GET + b"\r\n") * 3)
         await asyncio.sleep(0.05)
+        reset = struct.pack("ii", 1, 0)  # a plain close looks as one of a client that still reads
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
         writer.transport.abort()
         while not told:  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0.001)

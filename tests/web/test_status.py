@@ -18,6 +18,7 @@ from exporter.collectors.history import HISTORY
 from exporter.collectors.payout import PAYOUT
 from exporter.collectors.snapshot import Snapshot
 from exporter.collectors.users import BALANCES, TOP_USERS, WatchedAnswer
+from exporter.config.secret import CONTROL
 from exporter.endpoint import Reason
 from exporter.pages.pages import ExportedSite
 from exporter.web import status
@@ -302,3 +303,13 @@ def test_the_document_is_json() -> None:
     assert 168 == len(found["sites"][0]["history"])
     assert 5.0 == found["sites"][0]["values"]["cryptoloot_hashrate_hashes_per_second"]
     assert "100 % of usual" in page(shown("a", known))
+
+
+@given(
+    st.binary(max_size=30) | st.sampled_from([b"site=%00", b"site=%C2%85x", b"site=%E2%80%A8", b"site=\x7f"])
+)
+def test_the_query_puts_no_control_character_into_the_page(query: bytes) -> None:
+    """Whatever is asked for, the page that repeats it has no control character but its own line breaks."""
+    for sent in (query, b"site=" + query):
+        text = page(shown("a", WELL), which=status.parse_selection(sent))
+        assert [] == [character for character in text if CONTROL.match(character) and character != "\n"]

@@ -13,6 +13,7 @@ import yaml
 
 from exporter.config import ConfigError
 from exporter.config.secret import Secret
+from exporter.web.handshake import HandshakeError, HandshakeReason
 from exporter.web.tls import (
     SUITES,
     Tls,
@@ -53,7 +54,7 @@ def old_client(version: ssl.TLSVersion) -> ssl.SSLContext:
 def handshake(tls: Tls, client: ssl.SSLContext) -> ssl.SSLObject:
     """Shake hands in memory and return the server's side. Raises what the server's side raises."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ours = tls_context(tls).wrap_bio(to_server, to_client, server_side=True)
+    ours: ssl.SSLObject = tls_context(tls).wrap_bio(to_server, to_client, server_side=True)
     theirs = client.wrap_bio(to_client, to_server, server_hostname="localhost")
     for _ in range(3):
         for side in (theirs, ours):
@@ -92,8 +93,10 @@ def test_a_plain_client_is_refused(pki: Path) -> None:
     incoming.write(b"GET / HTTP/1.1\r\n\r\n")
     server = tls_context(tls_of(pki)).wrap_bio(incoming, ssl.MemoryBIO(), server_side=True)
 
-    with pytest.raises(ssl.SSLError, match="HTTP_REQUEST"):
+    with pytest.raises(HandshakeError) as caught:
         server.do_handshake()
+
+    assert ("HTTP_REQUEST", HandshakeReason.PLAIN_HTTP) == (caught.value.reason, caught.value.why)
 
 
 def test_a_tls11_client_is_refused(pki: Path) -> None:
@@ -171,11 +174,15 @@ def test_without_the_required_certificate_nobody_gets_in(
 
 @pytest.mark.parametrize(("allowed", "end"), [(True, "good"), (False, "bad")])
 def test_the_client_needs_an_allowed_name(pki: Path, allowed: bool, end: str) -> None:
-    """`VerifyPeerCertificate`: one allowed SAN is enough, and without any the client may not go on."""
+    """`VerifyPeerCertificate`: one allowed SAN is enough, and without any the handshake fails."""
     tls = case(pki, f"web_config_auth_client_san.{end}")
-    server = handshake(tls, trusting(pki, "scraper"))
+    if allowed:
+        assert handshake(tls, trusting(pki, "scraper")).getpeercert()
+        return
+    with pytest.raises(HandshakeError) as caught:
+        handshake(tls, trusting(pki, "scraper"))
 
-    assert allowed == san_allowed(server.getpeercert(), tls)
+    assert HandshakeReason.NAME_NOT_ALLOWED is caught.value.why
 
 
 def test_a_suite_openssl_lacks_is_refused(pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from exporter.config import ConfigError
 from exporter.web import tls, web_config
 from exporter.web.tls import SUITES, tls_context
 from exporter.web.web_config import BadWebConfig
+from tests.conftest import REPOSITORY
 from tests.web.certificates import pki
 from tests.web.web_files import DATA, load, outcome, place, tls_of
 
@@ -67,9 +68,22 @@ def test_what_python_cannot_do_is_refused_by_name(pki: Path, path: Path) -> None
 
     assert comments(path, "toolkit") == ["good"]
     assert comments(path, "reason")
-    assert {"client_auth_type", "cipher_suites", "curve_preferences", "rate_limit"} > {
+    assert {"client_auth_type", "cipher_suites", "curve_preferences", "interval"} >= {
         re.sub(r"\[\d+\]", "", problem.path).rpartition(".")[2] for problem in caught.value.problems
     }
+
+
+def test_every_difference_is_documented() -> None:
+    """docs/design.md has a row for each setting that a file here judges differently than the toolkit."""
+    section = (
+        (REPOSITORY / "docs" / "design.md").read_text().split("### Differences from exporter-toolkit")[1]
+    )
+    rows = {line.split("|")[1].replace("`", "").strip() for line in section.splitlines() if line[:2] == "| "}
+    named = {name for path in (*OWN, *DIFFERS) for name in comments(path, "differs")}
+
+    assert set() == named - rows
+    assert 13 == len(named)
+    assert [] == [path.name for path in DIFFERS if not comments(path, "differs")]
 
 
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
@@ -186,6 +200,20 @@ def test_any_document_is_a_config_or_a_config_error(pki: Path, document: dict[st
     assert CANARY not in str(result if isinstance(result, tuple) else result.notes)
 
 
+@pytest.mark.parametrize(
+    ("off", "intervals"),
+    [
+        (True, ["0", "0s", "'0'", "0ms", "0h0m0s", "-0s", "0.0s", "00ns", "~"]),
+        (False, ["10ns", "1h0s", "-1", "1", "true", "0d", "''", "[0s]", "0.0"]),
+    ],
+)
+def test_a_rate_limit_of_no_time_is_none(pki: Path, off: bool, intervals: list[str]) -> None:
+    """An interval of 0, in every spelling of Go, is the toolkit's "off"; any other one is refused."""
+    for interval in intervals:
+        result = outcome(place(pki, f"rate_limit: {{interval: {interval}, burst: 20}}"))
+        assert off == (not isinstance(result, tuple)), interval
+
+
 def test_nothing_shows_a_key_or_a_hash(pki: Path) -> None:
     """Neither text nor repr of a configuration holds a hash or a line of PEM."""
     config = load(pki, (DATA / "same" / "web_config_users.good.yaml").read_text())
@@ -212,9 +240,7 @@ def test_a_key_others_can_read_is_noted(pki: Path, mode: int, noted: bool, inlin
 def test_all_problems_come_at_once(pki: Path) -> None:
     """One run reports the faults of every section, by line."""
     with pytest.raises(ConfigError) as caught:
-        load(
-            pki, "basic_auth_users: {a: b}\nrate_limit: {}\nhttp_server_config: {headers: {Host: x}}\nx: 1\n"
-        )
+        load(pki, "basic_auth_users: {a: b}\nrate_limit: 1\nhttp_server_config: {headers: {Host: x}}\nx: 1\n")
 
     assert [1, 2, 3, 4] == [problem.line for problem in caught.value.problems]
 

@@ -1,28 +1,53 @@
 {{/* The name within all names. */}}
 {{- define "cryptoloot-exporter.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimAll "-." -}}
 {{- end -}}
 
 {{/* The name of what is installed. Shorter than names may be: a StatefulSet's pods and revisions append theirs. */}}
 {{- define "cryptoloot-exporter.fullname" -}}
 {{- $name := include "cryptoloot-exporter.name" . -}}
 {{- $both := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
-{{- default $both .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- $whole := default $both .Values.fullnameOverride | trunc 50 | trimAll "-." -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $whole) -}}
+{{- fail (printf "the name %s cannot be a Service's: it needs a letter first, then letters, digits and dashes, and no dot: set fullnameOverride" $whole) -}}
+{{- end -}}
+{{- $whole -}}
 {{- end -}}
 
 {{- define "cryptoloot-exporter.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "cryptoloot-exporter.name" . }}
+app.kubernetes.io/name: {{ include "cryptoloot-exporter.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
-{{/* What every object has besides its name; more labels may follow. */}}
+{{/* What every object has besides its name. */}}
 {{- define "cryptoloot-exporter.metadata" -}}
-namespace: {{ .Release.Namespace | quote }}
+{{- include "cryptoloot-exporter.labelled" (list . "" dict) -}}
+{{- end -}}
+
+{{/* The same with more labels: a list of the root, the value's place, and the value. */}}
+{{- define "cryptoloot-exporter.labelled" -}}
+{{- $root := first . -}}
+namespace: {{ $root.Release.Namespace | quote }}
 labels:
-  {{- include "cryptoloot-exporter.selectorLabels" . | nindent 2 }}
-  app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-  app.kubernetes.io/managed-by: {{ .Release.Service }}
-  helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+  {{- include "cryptoloot-exporter.merged" (concat (list (include "cryptoloot-exporter.labels" $root)) (rest .)) | nindent 2 }}
+{{- end -}}
+
+{{- define "cryptoloot-exporter.labels" -}}
+{{ include "cryptoloot-exporter.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimAll "-." | quote }}
+{{- end -}}
+
+{{/* Keys of the chart's own with those of a value, which must be others: a list of YAML, the value's place, and the value. */}}
+{{- define "cryptoloot-exporter.merged" -}}
+{{- $own := first . | fromYaml -}}
+{{- $place := index . 1 -}}
+{{- $more := last . | default dict -}}
+{{- range $key, $_ := $more -}}
+{{- if hasKey $own $key }}{{ fail (printf "%s: the chart sets %s itself: leave it out" $place $key) }}{{ end -}}
+{{- end -}}
+{{- toYaml (merge (dict) $own $more) -}}
 {{- end -}}
 
 {{/*
@@ -50,10 +75,12 @@ make a new Service.
 {{/* The keys that the config refers to, by Secret: only these are mounted. */}}
 {{- define "cryptoloot-exporter.secretKeys" -}}
 {{- $found := dict -}}
-{{- $references := list (.Values.config.users | default dict).keyRef -}}
-{{- range .Values.config.sites }}{{ $references = append $references .secretRef }}{{ end -}}
-{{- range compact $references }}
-{{- $_ := set $found .name (append (get $found .name | default list) .key | uniq | sortAlpha) }}
+{{- with (.Values.config.users | default dict).keyRef }}{{ $_ := set $found .name (dict .key true) }}{{ end -}}
+{{- range .Values.config.sites -}}
+{{- with .secretRef -}}
+{{- if not (hasKey $found .name) }}{{ $_ := set $found .name dict }}{{ end -}}
+{{- $_ := set (get $found .name) .key true -}}
+{{- end -}}
 {{- end -}}
 {{- toYaml $found -}}
 {{- end -}}
@@ -113,18 +140,18 @@ basicAuth:
 {{- if and (or $web.tls $web.certificatesSecretName) (not $web.secretName) }}
 {{- fail "webConfig: tls and certificatesSecretName are parts of a web config file: name its Secret in secretName" }}
 {{- end -}}
+{{- $volumes := list "config" "secrets" "web" "tmp" -}}
+{{- range .Values.extraVolumes -}}
+{{- if has .name $volumes }}{{ fail (printf "extraVolumes: %s is a volume of the chart's own: choose another name" .name) }}{{ end -}}
+{{- end -}}
+{{- $selector := include "cryptoloot-exporter.selectorLabels" . -}}
 metadata:
   labels:
-    {{- include "cryptoloot-exporter.selectorLabels" . | nindent 4 }}
-    {{- with .Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "cryptoloot-exporter.merged" (list $selector "podLabels" .Values.podLabels) | nindent 4 }}
   annotations:
     # A changed config restarts the pods; values.yaml says why that and not a reload.
-    checksum/config: {{ include "cryptoloot-exporter.config" . | sha256sum }}
-    {{- with .Values.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- $checksum := printf "checksum/config: %s" (include "cryptoloot-exporter.config" . | sha256sum | quote) }}
+    {{- include "cryptoloot-exporter.merged" (list $checksum "podAnnotations" .Values.podAnnotations) | nindent 4 }}
 spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
@@ -136,11 +163,19 @@ spec:
   {{- with .Values.priorityClassName }}
   priorityClassName: {{ . | quote }}
   {{- end }}
-  {{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
+  {{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" }}
   {{- with get $.Values $key }}
   {{ $key }}:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- end }}
+  {{- with .Values.topologySpreadConstraints }}
+  topologySpreadConstraints:
+    {{- range . }}
+    {{- /* Without a selector a constraint counts no pods, so it spreads none. */}}
+    {{- $own := kindIs "invalid" .labelSelector | ternary (dict "labelSelector" (dict "matchLabels" (fromYaml $selector))) dict }}
+    - {{- toYaml (merge (dict) $own .) | nindent 6 }}
+    {{- end }}
   {{- end }}
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
@@ -228,7 +263,7 @@ spec:
   volumes:
     - name: config
       configMap:
-        name: {{ include "cryptoloot-exporter.fullname" . }}
+        name: {{ include "cryptoloot-exporter.fullname" . | quote }}
     {{- if $secrets }}
     # Whole directories, not subPath: the kubelet then writes changed Secrets into running pods.
     - name: secrets
@@ -239,9 +274,9 @@ spec:
           - secret:
               name: {{ $name | quote }}
               items:
-                {{- range $keys }}
-                - key: {{ quote . }}
-                  path: {{ printf "%s/%s" $name . | quote }}
+                {{- range $key, $_ := $keys }}
+                - key: {{ quote $key }}
+                  path: {{ printf "%s/%s" $name $key | quote }}
                 {{- end }}
           {{- end }}
     {{- end }}
