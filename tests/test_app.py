@@ -13,7 +13,7 @@ from exporter import __version__, simulator
 from exporter.app import App, Options, check_online
 from exporter.collectors.users import TOP_USERS
 from exporter.config import ConfigError
-from exporter.config.problems import Problem
+from exporter.config.problems import SHOWN, Problem
 from exporter.config.sharding import Share
 from exporter.endpoint import Reason
 from exporter.polling.poller import Failure
@@ -217,12 +217,12 @@ def test_a_bad_reload_changes_nothing() -> None:
     async def scene(stage: Stage) -> None:
         await stage.time.run(5)
         good = stage.config
-        stage.config = ConfigError([Problem("sites", "empty")])
+        stage.config = ConfigError([Problem("sites", "empty", 3, "/etc/config.yaml")])
         before = await stage.series("network_difficulty", "a")
         problems = await stage.app.reload()
         await stage.time.run(2)
         page = await stage.page()
-        assert problems == ["sites: empty"]
+        assert problems == ["config.yaml: sites (line 3): empty"]
         assert page["cryptoloot_exporter_config_last_reload_successful"] == 0
         assert before == await stage.series("network_difficulty", "a")
         stage.config = good
@@ -233,7 +233,9 @@ def test_a_bad_reload_changes_nothing() -> None:
     with capture_logs() as logs:
         played(two_sites(), scene)
 
-    assert [["sites: empty"]] == [entry["problems"] for entry in logs if entry["event"] == "reload_failed"]
+    assert [["config.yaml: sites (line 3): empty"]] == [
+        entry["problems"] for entry in logs if entry["event"] == "reload_failed"
+    ]
 
 
 def test_a_reload_adds_and_removes_sites() -> None:
@@ -331,7 +333,7 @@ def test_what_was_loaded_is_on_the_page() -> None:
     async def scene(stage: Stage) -> None:
         started = stage.time.wall
         await stage.time.run(10)
-        stage.config = ConfigError([Problem("sites", "empty")])
+        stage.config = ConfigError([Problem("sites", "empty", 3, "/etc/config.yaml")])
         await stage.app.reload()
         await stage.time.run(2)
         page, status = await stage.page(), (await stage.get("/api/v1/status")).json()
@@ -358,10 +360,12 @@ def test_inline_secrets_are_warned_about() -> None:
 
 
 def test_warnings_of_many_sites_are_counted() -> None:
-    """Twenty are logged, then how many more there are: a log line for each of 2,500 sites delays scrapes."""
+    """Some are logged, then how many more there are: a log line for each of 2,500 sites delays scrapes."""
 
     async def play() -> list[str]:
-        stage = Stage(replace(two_sites(), warnings=tuple(f"warning {number}" for number in range(25))))
+        stage = Stage(
+            replace(two_sites(), warnings=tuple(f"warning {number}" for number in range(SHOWN + 5)))
+        )
         with capture_logs() as logs:
             await stage.app.start()
         await stage.app.close()
@@ -369,8 +373,8 @@ def test_warnings_of_many_sites_are_counted() -> None:
 
     problems = asyncio.run(play())
 
-    assert problems[:20] == [f"warning {number}" for number in range(20)]
-    assert problems[20:] == ["5 more warnings: `check` prints all of them"]
+    assert [f"warning {number}" for number in range(SHOWN)] == problems[:SHOWN]
+    assert ["and 5 more"] == problems[SHOWN:]
 
 
 def test_once_calls_everything_and_tells_what_failed() -> None:

@@ -58,13 +58,18 @@ class Api(Struct, frozen=True, gc=False):
         return urlsplit(self.url).netloc.rpartition("@")[2]
 
     @property
-    def private(self) -> bool:
-        """Whether nobody on the network can read the calls: they use TLS, or stay on this host."""
+    def local(self) -> bool:
+        """Whether the server is on this host."""
         host = urlsplit(self.url).hostname or ""
         try:
-            return self.url.startswith("https:") or ipaddress.ip_address(host).is_loopback
+            return ipaddress.ip_address(host).is_loopback
         except ValueError:
             return host == "localhost"
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody on the network can read the calls: they use TLS, or stay on this host."""
+        return self.local or self.url.startswith("https:")
 
 
 _Interval = Annotated[Duration, _about("from one poll to the next")]

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from exporter.config import ConfigError, schema
-from exporter.config.problems import Problem, Problems
+from exporter.config.problems import Problem, Problems, bug
 from exporter.config.secret import CONTROL, SURROGATE, Secret, exposed, read_regular
 from exporter.config.yamlfile import load_yaml
 from exporter.web.tls import TLS_CONFIG, Tls, TlsSection, holds_certificate, read_tls, setting_path
@@ -99,10 +99,21 @@ def load(path: Path) -> WebConfig:
 
     Raises BadWebConfig, a ConfigError, with every problem.
     """
-    loader, values = _Loader(path), UNSET
-    problems = loader.problems
+    loader = _Loader(path)
     try:
-        values = schema.read(load_yaml(loader.read(path), problems), WebFile, "", problems)
+        return _load(loader)
+    except ConfigError as error:
+        problems = error.problems
+    except Exception as error:  # noqa: BLE001 - the stamps say when another try makes sense
+        problems = (Problem("", bug(error), source=str(path)),)
+    raise BadWebConfig(problems, loader.stamps)
+
+
+def _load(loader: "_Loader") -> WebConfig:
+    """Read the file that `load` reads. Raises ConfigError."""
+    problems, values = loader.problems, UNSET
+    try:
+        values = schema.read(load_yaml(loader.read(loader.path), problems), WebFile, "", problems)
     except ValueError as error:
         problems.add("", str(error))
     document: dict[str, Any] = values or {}
@@ -116,7 +127,7 @@ def load(path: Path) -> WebConfig:
         problems.warn(_USERS, "names nobody: everybody is let in")
     headers = read_headers(http.get("headers", {}), problems)
     if problems.reported:
-        raise BadWebConfig(problems.reported, loader.stamps)
+        raise ConfigError(problems.reported)
     return WebConfig(tls, users, headers, tuple(problems.warnings), loader.stamps)
 
 
@@ -138,7 +149,7 @@ class _Loader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.problems = Problems({"": path.name})
+        self.problems = Problems(str(path))
         self.stamps: dict[Path, tuple[int, ...] | None] = {}
         self.exposed: dict[Path, bool] = {}  # whether others than the owner can reach a file
 

@@ -247,7 +247,7 @@ def test_sighup_refuses_a_bad_file(tmp_path: Path) -> None:
 
             (refused,) = program.events("reload_failed")
             assert ["pol", "sites[1].name", "users.names"] == sorted(
-                problem.split()[0].rstrip(":") for problem in refused["problems"]
+                problem.split()[1].rstrip(":") for problem in refused["problems"]
             )
             assert alive(port, "a")
             write_config(tmp_path, api, *inline("a"))

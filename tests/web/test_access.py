@@ -9,7 +9,7 @@ import bcrypt
 import httpx
 import pytest
 
-from exporter.app import App, Options, check_web_config
+from exporter.app import App, Options, check_files
 from exporter.config import ConfigError
 from exporter.web.access import WebAccess
 from exporter.web.auth import Verdict
@@ -138,11 +138,11 @@ def test_check_reads_a_web_config(tmp_path: Path) -> None:
     path = tmp_path / "web.yml"
     path.write_text("http_server_config: {http2: true}\n")
 
-    assert check_web_config(None) == ()
-    assert any("http2" in note for note in check_web_config(path))
+    assert () == check_files(parsed, None)[1]
+    assert any("http2" in note for note in check_files(parsed, path)[1])
     path.write_text("nonsense: 1\n")
     with pytest.raises(ConfigError, match="nonsense"):
-        check_web_config(path)
+        check_files(parsed, path)
 
 
 def running(path: Path, scene: Callable[[App, VirtualTime], Coroutine[Any, Any, None]]) -> None:
@@ -152,7 +152,9 @@ def running(path: Path, scene: Callable[[App, VirtualTime], Coroutine[Any, Any, 
         time = VirtualTime()
         transport = httpx.MockTransport(lambda request: httpx.Response(500, request=request))
         app = App(parsed, Options(("127.0.0.1:0",), web_config=path), time.clock, transport)
-        serving = asyncio.create_task(app.run())
+        listening = asyncio.Event()
+        serving = asyncio.create_task(app.run(lambda _addresses: listening.set()))
+        await listening.wait()
         await settle()
         try:
             await scene(app, time)
@@ -163,6 +165,13 @@ def running(path: Path, scene: Callable[[App, VirtualTime], Coroutine[Any, Any, 
     asyncio.run(play())
 
 
+async def watched(app: App, time: VirtualTime) -> None:
+    """Let the watch look at the file, and load it if it has changed."""
+    await time.run(2)
+    async with app._reloading:  # which a thread does
+        pass
+
+
 def test_the_file_is_watched(tmp_path: Path) -> None:
     """A changed web config is taken within two seconds; a bad one keeps the old and is told."""
     path = tmp_path / "web.yml"
@@ -170,10 +179,10 @@ def test_the_file_is_watched(tmp_path: Path) -> None:
 
     async def scene(app: App, time: VirtualTime) -> None:
         path.write_text(USERS.replace(HASH, OTHER))
-        await time.run(2)
+        await watched(app, time)
         assert Verdict.ALLOWED is await app._access.verdict(basic("prom", "other"))
         path.write_text("nonsense: 1\n")
-        await time.run(2)
+        await watched(app, time)
         assert app._own.reload_successful._value.get() == 0
         assert Verdict.ALLOWED is await app._access.verdict(basic("prom", "other"))
         assert Verdict.DENIED is await app._access.verdict(None)
@@ -191,7 +200,7 @@ def test_a_reload_takes_the_web_config_too(tmp_path: Path) -> None:
         assert await app.reload() == []
         assert Verdict.ALLOWED is await app._access.verdict(None)
         path.write_text("nonsense: 1\n")
-        assert ["nonsense (line 1)"] == [problem.split(":")[0] for problem in await app.reload()]
+        assert [["web.yml", "nonsense (line 1)"]] == [text.split(": ")[:2] for text in await app.reload()]
 
     running(path, scene)
 
