@@ -88,7 +88,7 @@ def parse(document: object, environ: Mapping[str, str]) -> Config:
 
     Relative secret files are in the working directory. Raises ConfigError, with every problem.
     """
-    return _Builder(environ, Path(), Problems("config")).build(document)
+    return _Builder(environ, Path(), Problems("", {"": "config"})).build(document)
 
 
 _INSECURE = "http:// would send the secrets in the clear: use https://, or set api.allow_insecure: true"

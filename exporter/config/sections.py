@@ -206,9 +206,12 @@ class UsersSection(Section):
         _about("plain; hmac: 16 hex digits of a keyed hash in place of each name; off: no series per user"),
     ] = "plain"
     names_key_env: Annotated[
-        Variable | UnsetType, _about("with hmac: the environment variable that holds the key")
+        Variable | UnsetType,
+        _about("with hmac: the environment variable that holds the key, 16 bytes or more"),
     ] = UNSET
-    names_key_file: Annotated[Text | UnsetType, _about("with hmac: the file that holds the key")] = UNSET
+    names_key_file: Annotated[
+        Text | UnsetType, _about("with hmac: the file that holds the key, 16 bytes or more")
+    ] = UNSET
 
 
 class Users(Struct, frozen=True, gc=False):

@@ -55,7 +55,7 @@ def test_any_bytes_are_a_document_or_a_problem(data: bytes) -> None:
 @given(text=st.text("abux:-&*!?{}[]<>'\"# \n\t\\0F%|,."))
 def test_a_parser_raises_nothing_but_faults_of_yaml(parser: Any, text: str) -> None:
     """Whatever the text, each parser yields a document, or a fault that is told with its line."""
-    outcome(parser, text)
+    assert [] == [problem for problem in outcome(parser, text) if "(line " not in problem]
 
 
 @PARSERS

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import bcrypt
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from exporter.app import App, Options, check_files
 from exporter.config import ConfigError
+from exporter.config.problems import Problem
 from exporter.web.access import WebAccess
 from exporter.web.auth import Verdict
 from tests.conftest import VirtualTime, parsed, settle
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
     from typing import Any
+
+    from exporter.config import Config
 
 __all__ = ["pki"]  # the fixture
 
@@ -145,13 +149,17 @@ def test_check_reads_a_web_config(tmp_path: Path) -> None:
         check_files(parsed, path)
 
 
-def running(path: Path, scene: Callable[[App, VirtualTime], Coroutine[Any, Any, None]]) -> None:
+def running(
+    path: Path,
+    scene: Callable[[App, VirtualTime], Coroutine[Any, Any, None]],
+    load: Callable[[], Config] = parsed,
+) -> None:
     """Run an app on virtual time with a web config, and a scene beside it."""
 
     async def play() -> None:
         time = VirtualTime()
         transport = httpx.MockTransport(lambda request: httpx.Response(500, request=request))
-        app = App(parsed, Options(("127.0.0.1:0",), web_config=path), time.clock, transport)
+        app = App(load, Options(("127.0.0.1:0",), web_config=path), time.clock, transport)
         listening = asyncio.Event()
         serving = asyncio.create_task(app.run(lambda _addresses: listening.set()))
         await listening.wait()
@@ -221,3 +229,67 @@ def test_every_path_asks_and_every_answer_has_the_headers(tmp_path: Path) -> Non
             assert (200, "deny") == (served.status_code, served.headers["x-frame-options"])
 
     running(path, scene)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'x: "\\U00110000"',
+        "!!seq x : 1",
+        f"%YAML 1.{'9' * 5000}\n---\nx: 1",
+        f"http_server_config: {{headers: {{X-XSS-Protection: !!int 0x{'f' * 5000}}}}}",
+        "a: &a [x, x]\n" + "a: &a [*a, *a]\n" * 30 + "? *a\n: 1\n",
+    ],
+)
+def test_a_web_config_that_is_none_is_told_once(tmp_path: Path, text: str) -> None:
+    """Whatever a web config holds, the watch refuses it once, with the file's name, and keeps the old one."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+
+    async def scene(app: App, time: VirtualTime) -> None:
+        path.write_text(text)
+        for _ in range(5):
+            await watched(app, time)
+        assert app._own.reload_successful._value.get() == 0
+        assert Verdict.ALLOWED is await app._access.verdict(basic("prom", "right"))
+        path.write_text(USERS)
+        await watched(app, time)
+        assert app._own.reload_successful._value.get() == 1
+
+    with capture_logs() as logs:
+        running(path, scene)
+
+    (refused,) = [entry for entry in logs if entry["event"] == "web_config_refused"]
+    assert all(problem.startswith("web.yml") for problem in refused["problems"])
+
+
+def test_a_reload_tells_the_problems_of_both_files(tmp_path: Path) -> None:
+    """With both files bad, the answer has the problems of both, each with its file."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+    configs = [parsed()]  # for the start
+
+    def load() -> Config:
+        if configs:
+            return configs.pop()
+        raise ConfigError([Problem("sites", "empty", 1, "config.yaml")])
+
+    async def scene(app: App, _time: VirtualTime) -> None:
+        path.write_text("nonsense: 1\n")
+        told = [text.split(" (line")[0] for text in await app.reload()]
+        assert ["config.yaml: sites", "web.yml: nonsense"] == told
+
+    running(path, scene, load)
+
+
+def test_switching_tls_names_the_file(pki: Path) -> None:
+    """Problems of TLS that concern no single line carry the file, too."""
+    path = pki / "switch.yml"
+    path.write_text("")
+    access = access_by(path)
+    path.write_text(TLS)
+
+    with pytest.raises(ConfigError) as caught:
+        access.prepare_reload()
+    assert [str(path)] == [problem.source for problem in caught.value.problems]
+    access.close()
