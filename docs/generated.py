@@ -175,7 +175,13 @@ _AFTERWARDS = """\
 ## Without a file
 
 Where there is no `config.yaml`, and `--config.file` is not given, one site named `default` is polled with the secret in
-`CRYPTOLOOT_SECRET`, or in the file that `CRYPTOLOOT_SECRET_FILE` names.
+`CRYPTOLOOT_SECRET`, or in the file that `CRYPTOLOOT_SECRET_FILE` names. A reload reads what the start read: a process that
+started from a file refuses a reload without it, and one that started from the environment ignores a file that appears later.
+
+## Limits
+
+The file is a regular file of up to 2 MiB, with up to 200,000 values (each alias counts as all that it stands for) and 32
+levels. `check`, the log and `/-/reload` show 50 problems or warnings of one list, and how many more there are.
 
 ## The web configuration
 

@@ -24,6 +24,7 @@ from exporter.clock import Clock, Now
 from exporter.collectors.registry import USERS_COLLECTOR
 from exporter.collectors.snapshot import Store
 from exporter.config import Config, ConfigError
+from exporter.config.problems import Problem, bug, capped, together
 from exporter.config.sharding import ALL_SITES, Share
 from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.pages import Pages
@@ -42,7 +43,6 @@ from exporter.web.unix_socket import serve_health
 logger = structlog.get_logger()
 
 WEB_CONFIG_REFUSED = "web_config_refused"
-LOGGED_WARNINGS = 20  # of one load
 FREEZES = (5.0,) * 4  # seconds between them after a load: then all first polls of thousands of sites are over
 WATCH_INTERVAL = 1.0  # seconds between looks at the web config and the files it names
 REAL_CLOCK = Clock(lambda: Now(time.time(), time.monotonic()), asyncio.sleep, random.random)
@@ -91,12 +91,13 @@ class App:
         self._config: Config
         self._client: Client | None = None  # None before the start
         self._load_status = LoadStatus()
+        self._refusal: list[str] = []  # the problems of the last load that was refused
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()  # cancelled at the end
 
     async def run(self, announce: Callable[[list[str]], None] = lambda _: None) -> None:
         """Serve until `stop`; `announce` gets the addresses. Raises ConfigError or AddressError."""
-        config, prepared = await asyncio.to_thread(self._load), self._access.prepare()
+        config, prepared = await asyncio.to_thread(together, self._load, self._access.prepare)
         self._access.apply(prepared)
         self._server = self._make_server(prepared.context)
         sockets = listen(self._options.addresses)  # first: if that fails, do not poll
@@ -137,12 +138,12 @@ class App:
         sites = tuple(site for site in config.sites if self._options.share.has(site.name))
         return replace(config, sites=sites)
 
-    def _load_changes(self, jobs: Sequence[Job]) -> tuple[Config, Plan]:
-        """Load the config, and plan how to poll it instead of these jobs."""
+    def _load_changes(self, jobs: Sequence[Job]) -> tuple[Config, PreparedWebConfig, Plan]:
+        """Load both files, and plan how to poll the config instead of these jobs."""
         gc.disable()  # so many new objects would start full collections, which stop every thread
         try:
-            config = self._load()
-            return config, plan(jobs, jobs_of(config))
+            config, prepared = together(self._load, self._access.prepare_reload)
+            return config, prepared, plan(jobs, jobs_of(config))
         finally:
             gc.enable()
 
@@ -154,16 +155,15 @@ class App:
             try:
                 await self._poller.started()
                 # Thousands of sites take a second, which scrapes would have to wait for on the event loop.
-                config, changes = await asyncio.to_thread(self._load_changes, self._poller.jobs)
-                prepared = self._access.prepare_reload()
+                config, prepared, changes = await asyncio.to_thread(self._load_changes, self._poller.jobs)
                 same_api = config.api == self._config.api
                 client = self._client if same_api else Client(config.api, USER_AGENT, self._transport)
                 await self._renew(prepared)
-            except ConfigError as error:
+                if not same_api:
+                    self._spawn(self._retire(self._client, self._config.api.timeout))
+                self._apply(config, client, changes)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the reload was not taken
                 return self._refuse("reload_failed", error)
-            if not same_api:
-                self._spawn(self._retire(self._client, self._config.api.timeout))
-            self._apply(config, client, changes)
             logger.info("reloaded", sites=len(config.sites))
             return []
 
@@ -175,8 +175,8 @@ class App:
         """Take a changed web config; when it is refused, the old one stays."""
         async with self._reloading:
             try:
-                await self._renew(self._access.prepare_reload())
-            except ConfigError as error:
+                await self._renew(await asyncio.to_thread(self._access.prepare_reload))
+            except Exception as error:  # noqa: BLE001 - a certificate that is not renewed must not go unnoticed
                 self._refuse(WEB_CONFIG_REFUSED, error)
                 return
             now = self._clock.now().wall
@@ -227,12 +227,17 @@ class App:
         await self._clock.sleep(timeout)
         await client.close()
 
-    def _refuse(self, event: str, error: ConfigError) -> list[str]:
+    def _refuse(self, event: str, error: Exception) -> list[str]:
         """Log why a load was refused; return the problems."""
-        problems = [str(problem) for problem in error.problems]
-        self._set_load_status(self._load_status.with_refusal(event))
-        logger.error(event, problems=problems)
-        return problems
+        if not isinstance(error, ConfigError):
+            error = ConfigError([Problem("config", bug(error))])
+        status = self._load_status.with_refusal(event)
+        # The watch tries again each second where that may help, and tells the same refusal once.
+        if event != WEB_CONFIG_REFUSED or (status, error.texts) != (self._load_status, self._refusal):
+            logger.error(event, problems=error.texts)
+        self._set_load_status(status)
+        self._refusal = error.texts
+        return error.texts
 
     def _set_load_status(self, status: LoadStatus) -> None:
         self._load_status = status
@@ -250,12 +255,8 @@ class App:
         """Take changes of the web config, its certificates and keys as they are made."""
         while True:
             await self._clock.sleep(WATCH_INTERVAL)
-            try:
-                if self._access.changed():
-                    await self.reload_web_config()
-            except Exception as error:  # noqa: BLE001 - a certificate that is not renewed must not go unnoticed
-                self._set_load_status(self._load_status.with_refusal(WEB_CONFIG_REFUSED))
-                logger.error("web_config_failed", error=type(error).__name__)  # noqa: TRY400 - may hold PEM
+            if self._access.changed():
+                await self.reload_web_config()
 
     def _log_listening(self, addresses: list[str], config: Config) -> None:
         """Log the addresses, and warn of a web config's notes and of user names that anybody can read."""
@@ -291,16 +292,18 @@ class App:
 
 
 def _warn(problems: Sequence[str]) -> None:
-    """Log warnings of the config, but not one for each of a thousand sites, which would delay scrapes."""
-    for problem in problems[:LOGGED_WARNINGS]:
+    """Log warnings of the config."""
+    for problem in capped(problems):
         logger.warning("config_warning", problem=problem)
-    if more := problems[LOGGED_WARNINGS:]:
-        logger.warning("config_warning", problem=f"{len(more)} more warnings: `check` prints all of them")
 
 
-def check_web_config(path: Path | None) -> tuple[str, ...]:
-    """Read a web config as `run` would, and return its notes. Raises ConfigError."""
-    return WebAccess(path, b"").prepare().config.notes
+def check_files(load: Callable[[], Config], web_config: Path | None) -> tuple[Config, tuple[str, ...]]:
+    """Read the config and the web config as `run` would; return the config and the warnings about both.
+
+    Raises ConfigError with the problems of both.
+    """
+    config, prepared = together(load, WebAccess(web_config, b"").prepare)
+    return config, (*config.warnings, *prepared.config.notes)
 
 
 async def check_online(

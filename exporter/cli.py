@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import itertools
 import math
 import os
 import re
@@ -27,9 +28,10 @@ import structlog
 import uvloop
 
 from exporter import __version__, config, log
-from exporter.app import REAL_CLOCK, App, Options, check_online, check_web_config
+from exporter.app import REAL_CLOCK, App, Options, check_files, check_online
 from exporter.backfill.command import UsageError, write_backfill
 from exporter.config import ConfigError
+from exporter.config.problems import capped
 from exporter.config.sections import POLL_CLASSES
 from exporter.config.sharding import ALL_SITES, Share
 from exporter.web.listening import AddressError, address_of, listen, raise_open_files
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = flags.command(flags)
         sys.stdout.flush()
     except (AddressError, ConfigError, UsageError) as error:
-        _tell(_config_problems(flags, error) if isinstance(error, ConfigError) else str(error))
+        _tell(_config_problems(error) if isinstance(error, ConfigError) else str(error))
         return MISUSED
     except KeyboardInterrupt:
         return FINE
@@ -68,14 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _config_problems(flags: Namespace, error: ConfigError) -> str:
-    path = getattr(flags, "config_file", None)
-    name = str(path or (DEFAULT_CONFIG if Path(DEFAULT_CONFIG).exists() else "the environment"))
-    first, *others = error.problems
-    if first.path == Path(name).name and not others:  # the file itself is the problem
-        return f"{name}: {first.message}"
-    head = f"{name}: {len(error.problems)} problem{'s' if others else ''}"
-    return "\n  ".join([head, *map(str, error.problems)])
+def _config_problems(error: ConfigError) -> str:
+    """Return the problems of each source beneath its name."""
+    told = []
+    for source, group in itertools.groupby(error.problems, lambda problem: problem.source):
+        first, *others = problems = list(group)
+        head = f"{source}: {len(problems)} problem{'s' if others else ''}"
+        if source and (first.path or others):
+            told.append("\n  ".join([head, *capped([problem.text for problem in problems])]))
+        else:  # the whole source is the problem, or there is no source
+            told += [first.at(source or first.path), *(problem.text for problem in others)]
+    return "\n".join(told)
 
 
 def _tell(text: str, end: str = "\n") -> None:
@@ -88,7 +93,7 @@ def _tell(text: str, end: str = "\n") -> None:
 def run(flags: Namespace) -> NoReturn:
     """Serve until a signal stops it."""
     options = _options(flags, DEFAULT_ADDRESS, _share(flags.shard, flags.total_shards))
-    _run_until_stopped(_serve(App(lambda: _load(flags), options)))
+    _run_until_stopped(_serve(App(_source(flags), options)))
 
 
 def demo(flags: Namespace) -> NoReturn:
@@ -120,10 +125,9 @@ def demo(flags: Namespace) -> NoReturn:
 
 def check(flags: Namespace) -> int:
     """Print what a config means; with `--online`, also what its sites export."""
-    loaded = _load(flags)
-    notes = check_web_config(flags.web_config_file)
+    loaded, warnings = check_files(_source(flags), flags.web_config_file)
     print(config.masked(loaded), end="")
-    for warning in (*loaded.warnings, *notes):
+    for warning in capped(warnings):
         _tell(f"warning: {warning}")
     if not flags.online:
         return FINE
@@ -168,7 +172,7 @@ def simulate(flags: Namespace) -> NoReturn:
 
 def backfill(flags: Namespace) -> int:
     """Write the API's week as OpenMetrics."""
-    return FINE if write_backfill(_load(flags), flags, REAL_CLOCK, _tell) else FAILED
+    return FINE if write_backfill(_source(flags)(), flags, REAL_CLOCK, _tell) else FAILED
 
 
 def health(flags: Namespace) -> int:
@@ -179,9 +183,9 @@ def health(flags: Namespace) -> int:
     return FAILED if problem else FINE
 
 
-def _load(flags: Namespace) -> config.Config:
+def _source(flags: Namespace) -> Callable[[], config.Config]:
     path = flags.config_file
-    return config.load(path or Path(DEFAULT_CONFIG), os.environ, explicit=path is not None)
+    return config.source(path or Path(DEFAULT_CONFIG), os.environ, explicit=path is not None)
 
 
 def _options(flags: Namespace, default_address: str, share: Share = ALL_SITES) -> Options:

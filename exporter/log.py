@@ -26,6 +26,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 _END = 8192  # characters that are kept of each end of a long value
 _MAX_DEPTH = 6
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}")
 _PLAIN = re.compile(r"""[^\s"'=\\]+""")
 # `secret=…` in a query, in a query within a query, and in the repr of a mapping.
 _QUERY = re.compile(r"""(secret(?:=|%3d|['"]\s*:\s*['"]))[^&\s#'"<>`\\]+""", re.IGNORECASE)
@@ -52,9 +53,11 @@ class Concealer:
         if len(secret) < self.head:
             return
         data = secret.encode("utf-8", "surrogatepass")
-        quoted = (quote(data), quote(data, safe=""), quote_plus(data))
+        urls = (quote(data), quote(data, safe=""), quote_plus(data))
+        reprs = (repr(secret)[1:-1], repr(data)[2:-1])
+        jsons = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
         with self._lock:
-            for form in {secret, *quoted, repr(secret)[1:-1], json.dumps(secret)[1:-1]}:
+            for form in {_escapes_lowered(form) for form in (secret, *urls, *reprs, *jsons)}:
                 self._forget(form)
                 self._forms[form] = None
                 by_length = self._by_head.setdefault(form[: self.head], {})
@@ -70,15 +73,23 @@ class Concealer:
     def hide(self, text: str) -> str:
         """Return the text with each secret replaced by the mask; the longest match wins."""
         parts, start, at = [], 0, 0
+        lowered = _escapes_lowered(text)  # of the same length
         with self._lock:
             while self._forms and at <= len(text) - self.head:
-                sizes = self._by_head.get(text[at : at + self.head])
-                longest = max((n for n in sizes if text[at : at + n] in sizes[n]), default=0) if sizes else 0
+                sizes = self._by_head.get(lowered[at : at + self.head])
+                longest = (
+                    max((n for n in sizes if lowered[at : at + n] in sizes[n]), default=0) if sizes else 0
+                )
                 if longest:
                     parts += [text[start:at], MASK]
                     start = at + longest
                 at += longest or 1
         return "".join([*parts, text[start:]])
+
+
+def _escapes_lowered(text: str) -> str:
+    """Return the text with the escapes of URLs and JSON in small letters: `%C3` and `%c3` are the same."""
+    return _ESCAPE.sub(lambda escape: escape[0].lower(), text)
 
 
 _concealer = Concealer(bound=65_536)

@@ -131,9 +131,13 @@ async def settle(turns: int = 50) -> None:
 
 
 def parsed(url: str = "http://127.0.0.1:1", *names: str, **sections: Any) -> config.Config:
-    """Return a config of sites (`demo` unless named), each with the secret `secret-of-NAME`."""
+    """Return a config of sites (`demo` unless named), each with the secret `secret-of-NAME`.
+
+    The variable KEY_NAME has a key for names of users.
+    """
     sites = [{"name": name, "secret_env": f"SECRET_{name}"} for name in names or ("demo",)]
     environ = {f"SECRET_{name}": f"secret-of-{name}" for name in names or ("demo",)}
+    environ |= {f"KEY_{name}": f"key-of-user-names-of-{name}" for name in names or ("demo",)}
     sections.setdefault("sites", sites)
     api = {"url": url, **sections.pop("api", {})}
     return config.parse({"api": api, **sections}, environ)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from exporter import __version__, simulator
-from exporter.app import App, Options, check_online
+from exporter.app import WEB_CONFIG_REFUSED, App, Options, check_online
 from exporter.collectors.users import TOP_USERS
-from exporter.config import ConfigError
-from exporter.config.problems import Problem
+from exporter.config import ConfigError, load
+from exporter.config.problems import SHOWN, Problem
 from exporter.config.sharding import Share
 from exporter.endpoint import Reason
 from exporter.polling.poller import Failure
@@ -22,6 +24,7 @@ from tests.conftest import VirtualTime, fetch, parsed, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from pathlib import Path
 
     from exporter.config import Config
 
@@ -46,12 +49,12 @@ class Stage:
         self.world = World(seed=3, clock=lambda: self.time.wall, sleep=self.time.sleep)
         for site in SITES:
             self.world.add(site, f"secret-of-{site}", users=30)
-        self.config: Config | ConfigError = config
+        self.config: Config | Exception = config
         self.network = Network(app=simulator.app(self.world))
         self.app = App(self.load, Options(("127.0.0.1:0",), **options), self.time.clock, self.network)
 
     def load(self) -> Config:
-        if isinstance(self.config, ConfigError):
+        if isinstance(self.config, Exception):
             raise self.config
         return self.config
 
@@ -217,12 +220,12 @@ def test_a_bad_reload_changes_nothing() -> None:
     async def scene(stage: Stage) -> None:
         await stage.time.run(5)
         good = stage.config
-        stage.config = ConfigError([Problem("sites", "empty")])
+        stage.config = ConfigError([Problem("sites", "empty", 3, "/etc/config.yaml")])
         before = await stage.series("network_difficulty", "a")
         problems = await stage.app.reload()
         await stage.time.run(2)
         page = await stage.page()
-        assert problems == ["sites: empty"]
+        assert problems == ["config.yaml: sites (line 3): empty"]
         assert page["cryptoloot_exporter_config_last_reload_successful"] == 0
         assert before == await stage.series("network_difficulty", "a")
         stage.config = good
@@ -233,7 +236,9 @@ def test_a_bad_reload_changes_nothing() -> None:
     with capture_logs() as logs:
         played(two_sites(), scene)
 
-    assert [["sites: empty"]] == [entry["problems"] for entry in logs if entry["event"] == "reload_failed"]
+    assert [["config.yaml: sites (line 3): empty"]] == [
+        entry["problems"] for entry in logs if entry["event"] == "reload_failed"
+    ]
 
 
 def test_a_reload_adds_and_removes_sites() -> None:
@@ -331,7 +336,7 @@ def test_what_was_loaded_is_on_the_page() -> None:
     async def scene(stage: Stage) -> None:
         started = stage.time.wall
         await stage.time.run(10)
-        stage.config = ConfigError([Problem("sites", "empty")])
+        stage.config = ConfigError([Problem("sites", "empty", 3, "/etc/config.yaml")])
         await stage.app.reload()
         await stage.time.run(2)
         page, status = await stage.page(), (await stage.get("/api/v1/status")).json()
@@ -358,10 +363,12 @@ def test_inline_secrets_are_warned_about() -> None:
 
 
 def test_warnings_of_many_sites_are_counted() -> None:
-    """Twenty are logged, then how many more there are: a log line for each of 2,500 sites delays scrapes."""
+    """Some are logged, then how many more there are: a log line for each of 2,500 sites delays scrapes."""
 
     async def play() -> list[str]:
-        stage = Stage(replace(two_sites(), warnings=tuple(f"warning {number}" for number in range(25))))
+        stage = Stage(
+            replace(two_sites(), warnings=tuple(f"warning {number}" for number in range(SHOWN + 5)))
+        )
         with capture_logs() as logs:
             await stage.app.start()
         await stage.app.close()
@@ -369,8 +376,8 @@ def test_warnings_of_many_sites_are_counted() -> None:
 
     problems = asyncio.run(play())
 
-    assert problems[:20] == [f"warning {number}" for number in range(20)]
-    assert problems[20:] == ["5 more warnings: `check` prints all of them"]
+    assert [f"warning {number}" for number in range(SHOWN)] == problems[:SHOWN]
+    assert ["and 5 more"] == problems[SHOWN:]
 
 
 def test_once_calls_everything_and_tells_what_failed() -> None:
@@ -390,3 +397,83 @@ def test_once_calls_everything_and_tells_what_failed() -> None:
     detail = "the API answered internal_error"
     assert [Failure("b", TOP_USERS, Reason.INTERNAL_ERROR, detail)] == failures
     assert 'cryptoloot_network_difficulty{site="b"}' in page
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("canary"), OverflowError("canary"), RecursionError(), MemoryError()]
+)
+def test_any_exception_in_a_reload_is_a_refusal(error: Exception) -> None:
+    """A fault of ours refuses the reload as a fault of the file does. Its place is told once."""
+    answers: list[list[str]] = []
+
+    async def scene(stage: Stage) -> None:
+        await stage.time.run(5)
+        before, good = await stage.series("network_difficulty", "a"), stage.config
+        stage.config = error
+        answers.append(await stage.app.reload())
+        await stage.time.run(2)
+        assert (await stage.page())["cryptoloot_exporter_config_last_reload_successful"] == 0
+        assert before == await stage.series("network_difficulty", "a")
+        stage.config = good
+        assert await stage.app.reload() == []
+        await stage.time.run(2)
+        assert (await stage.page())["cryptoloot_exporter_config_last_reload_successful"] == 1
+
+    with capture_logs() as logs:
+        played(two_sites(), scene)
+
+    ((problem,),) = answers
+    assert [[problem]] == [entry["problems"] for entry in logs if entry["event"] == "reload_failed"]
+    assert f"{type(error).__name__} at test_app.py:" in problem
+    assert "canary" not in f"{problem} {logs}"
+
+
+def test_a_reload_with_a_thousand_problems_tells_some_and_their_number() -> None:
+    """The answer and the log have the first problems, and how many more there are."""
+    answers: list[list[str]] = []
+
+    async def scene(stage: Stage) -> None:
+        await stage.time.run(1)
+        stage.config = ConfigError(
+            Problem(f"sites[{number}]", "wrong", number, "c") for number in range(1, 1001)
+        )
+        answers.append(await stage.app.reload())
+
+    with capture_logs() as logs:
+        played(two_sites(), scene)
+
+    (answer,) = answers
+    assert ["c: sites[1] (line 1): wrong", "and 950 more"] == [answer[0], answer[-1]]
+    assert [answer] == [entry["problems"] for entry in logs if entry["event"] == "reload_failed"]
+
+
+def test_the_watch_tells_the_same_refusal_once() -> None:
+    """What the watch tries each second in vain is told when it begins, changes or returns."""
+    app = App(two_sites, Options(()))
+
+    def refused(message: str) -> int:
+        with capture_logs() as logs:
+            app._refuse(WEB_CONFIG_REFUSED, ConfigError([Problem("x", message)]))
+        return len(logs)
+
+    assert [1, 0, 0, 1, 0] == [refused(message) for message in ("a", "a", "a", "b", "b")]
+    app._set_load_status(app._load_status.without_refusal(WEB_CONFIG_REFUSED, 1.0))
+    assert [1, 0] == [refused("b"), refused("b")]
+
+
+def test_loading_many_sites_leaves_the_event_loop_its_turns(tmp_path: Path) -> None:
+    """While a thread loads 2,500 sites, nothing on the event loop waits for a tenth of a second."""
+    path = tmp_path / "config.yaml"
+    site = "- {name: s%d, secret: secret-of-s%d, watch_users: [a, b], poll: {payout: {interval: 2m}}}\n"
+    path.write_text("sites:\n" + "".join(site % (number, number) for number in range(2500)))
+
+    async def longest_wait() -> float:
+        loading, longest = asyncio.create_task(asyncio.to_thread(load, path, {})), 0.0
+        while not loading.done():
+            before = time.perf_counter()
+            await asyncio.sleep(0)
+            longest = max(longest, time.perf_counter() - before)
+        return longest
+
+    # A busy machine can make anybody wait, but not three times in a row.
+    assert min(asyncio.run(longest_wait()) for _ in range(3)) < 0.1

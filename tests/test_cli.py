@@ -348,3 +348,93 @@ def test_a_bad_address_is_told(
     assert ("", 1) == (out, err.count("\n"))
     assert f"{address!r}: " in err
     assert "for example" in err
+
+
+# ----------------------------------------------------------------------------------------- problems of files
+
+
+BAD_WEB = "basic_auth_users: {anna: b}\nhttp_server_config: {x: 1}\n"
+
+
+@pytest.mark.parametrize("command", [("check",), ("run", "--web.listen-address=127.0.0.1:0")])
+def test_problems_stand_under_the_file_that_they_are_of(
+    tmp_path: Path, capsys: Captured, command: tuple[str, ...]
+) -> None:
+    """With both files bad, both are named, each with its own problems beneath it."""
+    (tmp_path / "config.yaml").write_text("pol: {}\nsites: [{name: a, secret: canary}]")
+    (tmp_path / "web.yml").write_text(BAD_WEB)
+
+    assert 2 == main([*command, "--config.file=./config.yaml", "--web.config.file=web.yml"])
+    assert [
+        "config.yaml: 1 problem",
+        "  pol (line 1): unknown key; did you mean poll?",
+        "web.yml: 2 problems",
+        "  basic_auth_users.anna (line 1): expected a bcrypt hash",
+        "  http_server_config.x (line 2): unknown key; known here: http2, headers",
+    ] == [line.partition(" such as")[0] for line in reports(capsys.readouterr().err)]
+
+
+def test_a_bad_web_config_is_not_the_environments_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Captured
+) -> None:
+    """Where the environment is the config, a problem of the web config stands under the web config's name."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET", "canary")
+    (tmp_path / "web.yml").write_text("x: 1")
+
+    assert 2 == main(["check", "--web.config.file=web.yml"])
+    assert "web.yml: 1 problem" == capsys.readouterr().err.splitlines()[0]
+
+
+def test_a_problem_of_the_environment_stands_under_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """Where the environment is the config, its problems name it and the variable."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET_FILE", "nowhere")
+
+    assert 2 == main(["check"])
+    head, problem = capsys.readouterr().err.splitlines()
+    assert "the environment: 1 problem" == head
+    assert problem.startswith("  CRYPTOLOOT_SECRET_FILE: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("api: {}\nsites: [", "not valid YAML: while parsing a flow node"),
+        ("api: {}\nsites: *none", "no complete value above this alias"),
+        ("api: {}\nsites: \x07", "a character YAML does not allow"),
+        ("api: {}\nsites: \udcff", "not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("command", [("check",), ("run", "--web.listen-address=127.0.0.1:0")])
+def test_a_fault_of_the_whole_file_has_its_line(
+    tmp_path: Path, capsys: Captured, command: tuple[str, ...], text: str, expected: str
+) -> None:
+    """What breaks a file as a whole is told in one line, with the file as it was named, and the line."""
+    (tmp_path / "config.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
+
+    assert 2 == main([*command, "--config.file=./config.yaml"])
+    (told,) = reports(capsys.readouterr().err)
+    assert told.startswith(f"config.yaml (line 2): {expected}")
+
+
+def test_a_thousand_sites_with_one_mistake_each_are_counted(tmp_path: Path, capsys: Captured) -> None:
+    """The first problems are told, and how many more there are."""
+    sites = "".join(f"- {{name: s{number}, secret: canary, polls: {{}}}}\n" for number in range(1000))
+    (tmp_path / "config.yaml").write_text(f"sites:\n{sites}")
+
+    assert 2 == main(["check"])
+    head, *problems, last = capsys.readouterr().err.splitlines()
+    assert ("config.yaml: 1000 problems", "  and 950 more") == (head, last)
+    assert "  sites[49].polls (line 51): unknown key; did you mean poll?" == problems[49]
+    assert 50 == len(problems)
+
+
+def test_warnings_are_counted_by_the_same_rule(tmp_path: Path, capsys: Captured) -> None:
+    """A thousand warnings are told like a thousand problems."""
+    sites = "".join(f"- {{name: s{number}, secret: canary}}\n" for number in range(1000))
+    (tmp_path / "config.yaml").write_text(f"sites:\n{sites}")
+
+    assert 0 == main(["check"])
+    *warnings, last = capsys.readouterr().err.splitlines()
+    assert (50, "warning: and 950 more") == (len(warnings), last)

@@ -231,7 +231,7 @@ def test_yaml_is_what_it_says(tmp_path: Path, block: Block) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert 0 == done.returncode, done.stderr
     elif "tls_server_config" in document or "basic_auth_users" in document:
-        problems = Problems({})
+        problems = Problems("config.yaml")
         schema.read(document, WebFile, "", problems)
         assert [] == problems.reported
     elif "services" in document:

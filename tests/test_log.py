@@ -6,20 +6,22 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
 import httpx
 import pytest
 import structlog
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from exporter import log
 from exporter.config.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CANARY = "canary/4711+ü"
 logger = structlog.get_logger()
@@ -239,6 +241,39 @@ def test_a_concealed_value_never_survives(value: str, before: str, after: str) -
     parts = concealer.hide(f"{before}{value}{after}").split(log.MASK)
 
     assert not any(value in part for part in parts)
+
+
+def url_escaped(text: str, case: Callable[[str], str]) -> str:
+    return re.sub("%..", lambda escape: case(escape[0]), quote_plus(text, errors="surrogatepass"))
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "URL": lambda text: url_escaped(text, str.upper),
+    "URL in small letters": lambda text: url_escaped(text, str.lower),
+    "URL in mixed letters": lambda text: url_escaped(
+        text, lambda escape: escape[:2].lower() + escape[2].upper()
+    ),
+    "URL with slashes": lambda text: quote(text, errors="surrogatepass"),
+    "JSON": lambda text: json.dumps(text)[1:-1],
+    "JSON in capital letters": lambda text: re.sub(
+        r"\\u[0-9a-f]{4}", lambda escape: r"\u" + escape[0][2:].upper(), json.dumps(text)[1:-1]
+    ),
+    "JSON beyond ASCII": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    "repr": lambda text: repr(text)[1:-1],
+    "repr of bytes": lambda text: repr(text.encode("utf-8", "surrogatepass"))[2:-1],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(value=st.text(min_size=4) | st.text("aé\"'\\%/+ ü\U0001f600", min_size=4))
+@example(value='canary-4711-é"')
+@example(value="canary%C3%bc\\u00FC")
+def test_no_form_of_a_concealed_value_survives(form: str, value: str) -> None:
+    """A concealed value is hidden in each form of URLs, JSON and reprs, in letters of either case."""
+    concealer = log.Concealer(bound=100)
+    concealer.add(value)
+
+    assert f"<{log.MASK}>" == concealer.hide(f"<{FORMS[form](value)}>")
 
 
 def test_tracebacks_are_plain_and_redacted() -> None:

@@ -5,8 +5,10 @@ secrets. Problems are collected and raised together at the end, so one run repor
 """
 
 import math
+import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,49 +16,71 @@ from msgspec import UNSET
 
 from exporter.config import schema, sections
 from exporter.config.problems import ConfigError, Problem, Problems
-from exporter.config.secret import Secret, SecretSource, clean, exposed, read_secret, secret_variable
+from exporter.config.secret import (
+    Secret,
+    SecretSource,
+    clean,
+    doubt,
+    exposed,
+    read_regular,
+    read_secret,
+    secret_variable,
+)
 from exporter.config.sections import POLL_CLASSES, Api, Config, Polls, Site, Users, WebSection
 from exporter.config.values import MAX_DURATION, format_duration
-from exporter.config.yamlfile import load_yaml
+from exporter.config.yamlfile import MAX_BYTES, load_yaml
+
+SHORTEST_INTERVAL = 10.0  # seconds
+SHORTEST_KEY = 16  # bytes
 
 
-def load(path: Path, environ: Mapping[str, str], *, explicit: bool = True) -> Config:
-    """Read config.yaml.
+def source(path: Path, environ: Mapping[str, str], *, explicit: bool) -> Callable[[], Config]:
+    """Return the function that loads the config, at the start and at each reload, from the same source.
 
-    Relative secret files are in the config file's own directory. If the file does not exist and the user did
-    not ask for it (`explicit`), the environment can configure one site named `default`: its secret is in
-    CRYPTOLOOT_SECRET, or in the file that CRYPTOLOOT_SECRET_FILE names, relative to the working directory.
+    If the file does not exist now and the user did not ask for it (`explicit`), that is the environment. It
+    can configure one site named `default`: its secret is in CRYPTOLOOT_SECRET, or in the file that
+    CRYPTOLOOT_SECRET_FILE names, relative to the working directory.
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        if not explicit:
+            return partial(_load_environment, path.name, environ)
+    except OSError:
+        pass  # loading reports it
+    return partial(load, path, environ)
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """Read config.yaml. Relative secret files are in its own directory.
 
     Raises ConfigError, with every problem.
     """
+    problems = Problems(str(path))
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        if not explicit:
-            return _load_environment(path.name, environ)
-        message = "no such file: correct --config.file, or leave it out to use config.yaml or the environment"
-    except OSError as error:
-        message = f"cannot be read: {error.strerror}"
-    else:
-        problems = Problems({"": path.name})
-        return _Builder(environ, path.parent, problems).build(load_yaml(data, problems))
-    raise ConfigError([Problem(path.name, message)])
+        # One byte more than allowed is enough to tell that a file is too large.
+        data, _ = read_regular(path, MAX_BYTES)
+    except ValueError as error:
+        problems.add("", f"{error}. Correct that, or name another file with --config.file")
+        raise ConfigError(problems.reported) from None
+    return _Builder(environ, path.parent, problems).build(load_yaml(data, problems))
 
 
 def _load_environment(missing: str, environ: Mapping[str, str]) -> Config:
     aliases = {"sites[0].secret_env": "CRYPTOLOOT_SECRET", "sites[0].secret_file": "CRYPTOLOOT_SECRET_FILE"}
     secret, file = (environ.get(name, "").strip() for name in aliases.values())
+    problems = Problems("the environment", aliases)
     if not (secret or file):
         message = (
             "no such file, and neither CRYPTOLOOT_SECRET nor CRYPTOLOOT_SECRET_FILE is set: write a config "
             "file and name it with --config.file, or set one of the two to poll one site named default"
         )
-        raise ConfigError([Problem(missing, message)])
+        raise ConfigError([Problem("", message, source=missing)])
     if secret and file:
-        message = "CRYPTOLOOT_SECRET_FILE is set too: keep exactly one of them"
-        raise ConfigError([Problem("CRYPTOLOOT_SECRET", message)])
+        problems.add("CRYPTOLOOT_SECRET", "CRYPTOLOOT_SECRET_FILE is set too: keep exactly one of them")
+        raise ConfigError(problems.reported)
     keys = {"secret_file": environ["CRYPTOLOOT_SECRET_FILE"]} if file else {"secret_env": "CRYPTOLOOT_SECRET"}
-    return _Builder(environ, Path(), Problems(aliases)).build({"sites": [{"name": "default", **keys}]})
+    return _Builder(environ, Path(), problems).build({"sites": [{"name": "default", **keys}]})
 
 
 def parse(document: object, environ: Mapping[str, str]) -> Config:
@@ -64,7 +88,7 @@ def parse(document: object, environ: Mapping[str, str]) -> Config:
 
     Relative secret files are in the working directory. Raises ConfigError, with every problem.
     """
-    return _Builder(environ, Path(), Problems({"": "config"})).build(document)
+    return _Builder(environ, Path(), Problems("", {"": "config"})).build(document)
 
 
 _INSECURE = "http:// would send the secrets in the clear: use https://, or set api.allow_insecure: true"
@@ -94,6 +118,10 @@ class _Builder(NamedTuple):
             message = "with off, watch_users bring no series: only whether the API knows them"
             problems.warn("users.names", message)
         api = self.api(values.get("api", {}), len(listed))
+        if not api.local:
+            self.short_intervals(poll, "poll")
+            for index, site in enumerate(listed):
+                self.short_intervals((site or {}).get("poll", {}), f"sites[{index}].poll")
         if problems.reported:
             raise ConfigError(problems.reported)
         all_sites = tuple(Site(**site, api=api, users=users) for site in sites)
@@ -145,11 +173,22 @@ class _Builder(NamedTuple):
             polls[name] = poll(**values)
         return Polls(**polls)
 
+    def short_intervals(self, polls: dict[str, Any], path: str) -> None:
+        for name, values in polls.items():
+            if values.get("interval", math.inf) < SHORTEST_INTERVAL:
+                message = "below 10s: the data change by the minute, and the API may reject so many requests"
+                self.problems.warn(f"{path}.{name}.interval", message)
+
     def users(self, values: dict[str, Any]) -> Users:
         keys = ("names_key_env", "names_key_file")
         names = values.get("names", schema.defaults(sections.UsersSection)["names"])
         if names == "hmac":
-            return Users(names, self.secret(values, "users", keys).value)
+            secret = self.secret(values, "users", keys).value
+            if 0 < len(secret.reveal().encode()) < SHORTEST_KEY:
+                place = next(f"users.{key}" for key in keys if key in values)
+                advice = "`openssl rand -hex 32` prints a good one"
+                self.problems.add(place, f"the key is shorter than {SHORTEST_KEY} bytes: {advice}")
+            return Users(names, secret)
         for key in keys:
             # Whoever sets a key believes that names are hashed, so a mere warning would come too late.
             if key in values and not self.problems.has("users.names"):
@@ -167,13 +206,7 @@ class _Builder(NamedTuple):
         elif sources[0] in values:
             kind, value, place = sources[0].rpartition("_")[2], values[sources[0]], f"{path}.{sources[0]}"
             try:
-                if kind == "env":
-                    return SecretSource(secret_variable(value, self.environ), env=value)
-                if kind == "file":
-                    return SecretSource(self.secret_file(value, place), file=self.directory / value)
-                message = "a secret in the config file is copied along with it: use secret_env or secret_file"
-                self.problems.warn(place, message)
-                return SecretSource(clean(value))
+                result = self.secret_source(kind, value, place)
             except ValueError as error:
                 what = {"env": "environment variable named here", "file": "file named here"}.get(kind, kind)
                 if place in self.problems.aliases:
@@ -181,7 +214,21 @@ class _Builder(NamedTuple):
                 relative = kind == "file" and self.directory / value != Path(value)
                 hint = " (sought from the config file's directory)" if relative else ""
                 self.problems.add(place, f"the {what} {error}{hint}")
+            else:
+                if message := doubt(result.value):
+                    self.problems.warn(place, message)
+                return result
         return SecretSource(Secret(""))
+
+    def secret_source(self, kind: str, value: str, path: str) -> SecretSource:
+        """Read a secret. Raises ValueError."""
+        if kind == "env":
+            return SecretSource(secret_variable(value, self.environ), env=value)
+        if kind == "file":
+            return SecretSource(self.secret_file(value, path), file=self.directory / value)
+        message = "a secret in the config file is copied along with it: use secret_env or secret_file"
+        self.problems.warn(path, message)
+        return SecretSource(clean(value))
 
     def secret_file(self, name: str, path: str) -> Secret:
         """Read a secret file and warn if others can reach it. Raises ValueError."""

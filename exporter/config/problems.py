@@ -6,38 +6,79 @@ text, and values of unknown keys. The path and the line identify the value.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+SHOWN = 50  # of one list of problems or warnings: more than people make by hand
+COUNTED = 10_000  # problems of one document: then reading ends
+
+_WORD = "(?:[A-Z]?[a-z]+(?:[A-Z][a-z]{2,})*|[A-Z]+)"
+_WORDS = re.compile(rf"{_WORD}[0-9]{{0,3}}(?:[._-]{_WORD}?[0-9]{{0,3}})*|[A-Za-z][A-Za-z0-9._-]{{0,7}}")
 
 
 class Problem(NamedTuple):
-    """One fault of the configuration: its path (`sites[1].secret_env`), what to do, and the line, from 1."""
+    """One fault: its path (`sites[1].secret_env`; empty: the whole source), what to do, the line, from 1.
+
+    `source` is the file as the user named it, or `the environment`; empty where the fault is of neither.
+    """
 
     path: str
     message: str
     line: int | None = None
+    source: str = ""
 
     def __str__(self) -> str:
-        place = self.path if self.line is None else f"{self.path} (line {self.line})"
-        return f"{place}: {self.message}"
+        return f"{self._name}: {self.text}" if self.path and self.source else self.text
+
+    @property
+    def text(self) -> str:
+        """The problem without its source, unless the source is all that it is about."""
+        return self.at(self.path or self._name)
+
+    def at(self, place: str) -> str:
+        """Return the problem as one of this place."""
+        return (
+            f"{place}: {self.message}" if self.line is None else f"{place} (line {self.line}): {self.message}"
+        )
+
+    @property
+    def _name(self) -> str:
+        # Without directories, because `/-/reload` answers with problems.
+        return Path(self.source).name or self.source
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used. `problems` is sorted by line; those without a line come last."""
+    """A configuration that cannot be used.
+
+    `problems` is sorted by source, then by line; those without a line come last.
+    """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(problems, key=lambda problem: problem.line or math.inf))
-        super().__init__("\n".join(map(str, self.problems)))
+        reported = list(problems)
+        sources = list(dict.fromkeys(problem.source for problem in reported))
+        self.problems = tuple(
+            sorted(reported, key=lambda problem: (sources.index(problem.source), problem.line or math.inf))
+        )
+        super().__init__("\n".join(self.texts))
+
+    @property
+    def texts(self) -> list[str]:
+        """The problems as the log and `/-/reload` have them."""
+        return capped([str(problem) for problem in self.problems])
 
 
 class Problems:
     """The problems and warnings of one document, in the order in which they were reported.
 
-    A problem gets the line of its path or of the nearest path above it. `aliases` maps paths to names that
-    users know; the path "" is the document.
+    A problem gets the line of its path or of the nearest path above it. `source` is as in Problem; `aliases`
+    maps paths to names that users know.
     """
 
-    def __init__(self, aliases: Mapping[str, str]) -> None:
+    def __init__(self, source: str, aliases: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.source = source
         self.aliases = aliases
         self.lines: dict[str, int] = {}
         self.reported: list[Problem] = []
@@ -45,13 +86,18 @@ class Problems:
         self._faulty_paths: set[str] = set()
 
     def add(self, path: str, message: str, line: int | None = None) -> None:
-        """Report a problem, at the line of its path unless a line is passed."""
+        """Report a problem, at the line of its path unless a line is passed.
+
+        Raises ConfigError if it is one too many.
+        """
         name = self.aliases.get(path, path)
         while path:
             self._faulty_paths.add(path)
             line = line or self.lines.get(path)
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
-        self.reported.append(Problem(name, message, line))
+        self.reported.append(Problem(name, message, line, self.source))
+        if len(self.reported) >= COUNTED:
+            raise ConfigError(self.reported)
 
     def warn(self, path: str, message: str) -> None:
         """Report what is allowed but unwise, or has another effect than it seems."""
@@ -62,11 +108,44 @@ class Problems:
         return path in self._faulty_paths
 
 
+def capped(texts: Sequence[str]) -> list[str]:
+    """Return the texts; in place of those past the 50th, how many they are.
+
+    Thousands of sites that share a mistake have thousands of problems. Nobody reads them, and logging them
+    delays scrapes.
+    """
+    more = len(texts) - SHOWN
+    return [*texts[:SHOWN], f"and {more} more"] if more > 0 else list(texts)
+
+
+def together(*loads: Callable[[], Any]) -> list[Any]:
+    """Return what each function returns. Raises ConfigError with the problems of all that raise one."""
+    results: list[Any] = []
+    problems: list[Problem] = []
+    for load in loads:
+        try:
+            results.append(load())
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return results
+
+
+def bug(error: Exception) -> str:
+    """Name an exception that no file should raise, and its place; not its text, which may hold a secret."""
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frame.filename).name}:{frame.lineno}"
+    return f"cannot be loaded: {type(error).__name__} at {place}. This is a bug of the exporter: report it"
+
+
 def join(path: str, key: object) -> str:
     """Return the path of a key."""
-    # A key that looks like none of ours may be a misplaced secret: `{secret:4f2a…}`, `{4f2a…}`.
-    step = key if isinstance(key, str) and re.fullmatch(r"[A-Za-z][A-Za-z_-]{0,31}", key) else "(odd key)"
-    return f"{path}.{step}" if path else step
+    # A key that looks like none of ours may be a misplaced secret: `{secret:4f2a…}`, `{4f2a…}`. So it must be
+    # made of words with few digits at their ends (`http2`, `web.listen`), or be too short for a secret.
+    shown = isinstance(key, str) and len(key) <= 32 and _WORDS.fullmatch(key)  # noqa: PLR2004 - as our longest
+    step = key if shown else "(odd key)"
+    return f"{path}.{step}" if path else str(step)
 
 
 def type_name(value: object) -> str:

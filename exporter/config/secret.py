@@ -16,6 +16,7 @@ MAX_BYTES = 4096
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SURROGATE = re.compile("[\ud800-\udfff]")
+_PLACEHOLDER = re.compile(r"\$\{.*\}|\$\(.*\)|\{\{.*\}\}|\$[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Secret:
@@ -146,6 +147,16 @@ def read_secret(file: Path) -> tuple[Secret, os.stat_result]:
     """Return the secret in a file, and the file's status. Raises ValueError."""
     data, status = read_regular(file, MAX_BYTES)
     return clean(data.decode("utf-8-sig", "surrogateescape")), status
+
+
+def doubt(secret: Secret) -> str:
+    """Say why this is probably not the secret that was meant; empty if nothing speaks against it."""
+    text = secret.reveal()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return "the secret is in quotes, which count as part of it: remove them, or it will be rejected"
+    if _PLACEHOLDER.fullmatch(text):
+        return "the secret looks like a variable that nothing has replaced: the exporter replaces none either"
+    return ""
 
 
 def clean(text: str) -> Secret:

@@ -58,13 +58,18 @@ class Api(Struct, frozen=True, gc=False):
         return urlsplit(self.url).netloc.rpartition("@")[2]
 
     @property
-    def private(self) -> bool:
-        """Whether nobody on the network can read the calls: they use TLS, or stay on this host."""
+    def local(self) -> bool:
+        """Whether the server is on this host."""
         host = urlsplit(self.url).hostname or ""
         try:
-            return self.url.startswith("https:") or ipaddress.ip_address(host).is_loopback
+            return ipaddress.ip_address(host).is_loopback
         except ValueError:
             return host == "localhost"
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody on the network can read the calls: they use TLS, or stay on this host."""
+        return self.local or self.url.startswith("https:")
 
 
 _Interval = Annotated[Duration, _about("from one poll to the next")]
@@ -201,9 +206,12 @@ class UsersSection(Section):
         _about("plain; hmac: 16 hex digits of a keyed hash in place of each name; off: no series per user"),
     ] = "plain"
     names_key_env: Annotated[
-        Variable | UnsetType, _about("with hmac: the environment variable that holds the key")
+        Variable | UnsetType,
+        _about("with hmac: the environment variable that holds the key, 16 bytes or more"),
     ] = UNSET
-    names_key_file: Annotated[Text | UnsetType, _about("with hmac: the file that holds the key")] = UNSET
+    names_key_file: Annotated[
+        Text | UnsetType, _about("with hmac: the file that holds the key, 16 bytes or more")
+    ] = UNSET
 
 
 class Users(Struct, frozen=True, gc=False):

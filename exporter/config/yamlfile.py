@@ -1,88 +1,240 @@
-"""A YAML file as plain values, with the line of every path. Faults of YAML are reported, not raised."""
+"""A YAML file as plain values, with the line of every path. Faults of YAML are reported, not raised.
+
+The values are built from the parser's events. PyYAML's own composer and constructor would build all that
+aliases and merge keys (`<<`) stand for before anything can be counted, raise nearly anything on odd input,
+and let the last of two equal keys win. libyaml parses where PyYAML has it, much faster than Python does.
+Between two events other threads have their turn.
+"""
 
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from msgspec import UNSET
+from yaml.events import (
+    AliasEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    StreamEndEvent,
+)
 
-from exporter.config.problems import Problems, join
+from exporter.config.problems import ConfigError, Problems, join
 
+MAX_BYTES = 2 << 20  # 10,000 sites are 1 MiB. While a long comment is parsed, other threads wait
+MAX_VALUES = 200_000  # with each alias counted as all that it stands for; 10,000 sites have 100,000
+MAX_DEPTH = 32  # config.yaml has 6 levels
+MAX_DIRECTIVES = 100  # libyaml compares each with all others
+EXPLAINED = 16 << 10  # characters: a file that a person has written
+MAX_NUMBER = 64  # characters; longer ones are text, because Python takes long to read or to write them
+
+_PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TAG = "tag:yaml.org,2002:"
+_TEXT, _SCALARS = (
+    f"{_TAG}str",
+    {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "timestamp", "binary")},
+)
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"')
 _HARMLESS = re.compile(r"\\?.|<[a-z ]+>")  # one character, or a kind of token
+_DIRECTIVE = re.compile("%(?<![^\r\n\x85\u2028\u2029]%)")  # at the start of a line
+# JSON in ASCII writes a character beyond the 16-bit ones as two escapes, which YAML does not know as one.
+_PAIR = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+
+
+class _Refused(Exception):
+    """A document that is not read, and the line that is the reason."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 def load_yaml(data: bytes, problems: Problems) -> object:
-    """Return the document and record the line of every path; UNSET where the YAML is broken."""
-    text, line = "", None
+    """Return the document and record the line of every path; UNSET where the YAML is broken or too much."""
     try:
-        text = data.decode("utf-8-sig")
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        return None if node is None else _Converter(loader, problems).value(node, "")
-    except UnicodeDecodeError as error:
-        message, line = "not UTF-8", data.count(b"\n", 0, error.start) + 1
+        text = _decoded(data)
+        try:
+            return _parsed(_PARSER, text, problems)
+        except yaml.MarkedYAMLError:
+            if len(text) > EXPLAINED:
+                raise
+        # PyYAML's own parser is slow. But it takes `{key:}`, and explains better what it does not take.
+        problems.reported.clear()
+        return _parsed(yaml.SafeLoader, text, problems)
+    except _Refused as error:
+        message, line = str(error), error.line
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message, line = f"not valid YAML: {_without_quotes(error)}", mark.line + 1 if mark else None
-    except yaml.reader.ReaderError as error:
-        message, line = "a character YAML does not allow", text.count("\n", 0, error.position) + 1
-    except RecursionError:
-        message = "nested too deeply"
+    problems.reported.clear()
     problems.add("", message, line)
     return UNSET
 
 
+def _parsed(parser: Any, text: str, problems: Problems) -> object:
+    """Return the document. Raises _Refused, MarkedYAMLError and, for too many problems, ConfigError."""
+    loader = parser(text)
+    try:
+        return _Reader(loader, problems).document()
+    except (ConfigError, _Refused, yaml.MarkedYAMLError):
+        raise
+    except Exception:  # noqa: BLE001 - PyYAML's own parser raises nearly anything: "\UFFFFFFFF", `%YAML 1.999…`
+        line = getattr(loader, "line", None)
+    unreadable = "not valid YAML: an escape or a directive that cannot be read"
+    raise _Refused(unreadable, None if line is None else line + 1)
+
+
+def _decoded(data: bytes) -> str:
+    """Return the text of a file. Raises _Refused."""
+    if len(data) > MAX_BYTES:
+        raise _Refused(f"larger than {MAX_BYTES >> 20} MiB")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _Refused("not UTF-8", data.count(b"\n", 0, error.start) + 1) from None
+    if odd := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        raise _Refused("a character YAML does not allow", text.count("\n", 0, odd.start()) + 1)
+    if len(_DIRECTIVE.findall(text)) > MAX_DIRECTIVES:
+        raise _Refused(f"more than {MAX_DIRECTIVES} lines begin with %")
+    return _PAIR.sub(_character, text)
+
+
+def _character(pair: re.Match[str]) -> str:
+    """Return the escape of the character that a surrogate pair stands for."""
+    start = pair.start()
+    while start and pair.string[start - 1] == "\\":
+        start -= 1
+    if (pair.start() - start) % 2:  # its backslash is escaped
+        return pair[0]
+    high, low = int(pair[1], 16), int(pair[2], 16)
+    return f"\\U{0x10000 + ((high & 0x3FF) << 10) + (low & 0x3FF):08x}"
+
+
 def _without_quotes(error: yaml.MarkedYAMLError) -> str:
-    # The parser quotes what it met, and `secret: *abc` is met as the undefined alias 'abc'.
+    # The parser in Python quotes what it met, which may be a part of a secret.
     text = ", ".join(part for part in (error.context, error.problem) if part)
     return _QUOTED.sub(lambda match: match[0] if _HARMLESS.fullmatch(match[0][1:-1]) else "(not shown)", text)
 
 
-class _Converter:
-    """Turns YAML nodes into plain values. Records lines; reports duplicate keys and unreadable scalars."""
+class _Reader:
+    """Turns the events of a parser into plain values. Records lines; reports what cannot be read."""
 
-    def __init__(self, loader: yaml.SafeLoader, problems: Problems) -> None:
-        self.loader, self.problems = loader, problems
-        # An alias is the same node again. It is converted once, even where it contains itself.
-        self.converted: dict[yaml.Node, Any] = {}
+    def __init__(self, loader: Any, problems: Problems) -> None:
+        self._next, self._loader, self._problems = loader.get_event, loader, problems
+        self._values = 0  # so far, with each alias counted as all that it stands for
+        self._anchors: dict[str, tuple[Any, int]] = {}  # the value of each, and how many values that is
+        self._scalars: dict[tuple[Any, ...], Any] = {}  # by tag, text and style: most texts are there again
 
-    def value(self, node: yaml.Node, path: str) -> Any:
-        if node in self.converted:
-            return self.converted[node]
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
-        if not isinstance(node, yaml.SequenceNode):
-            return self._scalar(node, path)
-        items: list[Any] = self.converted.setdefault(node, [])
-        for index, item in enumerate(node.value):
-            child = f"{path}[{index}]"
-            self.problems.lines.setdefault(child, item.start_mark.line + 1)
-            items.append(self.value(item, child))
+    def document(self) -> Any:
+        """Return the only document of the stream, None if there is none."""
+        self._next()  # the start of the stream
+        if isinstance(self._next(), StreamEndEvent):
+            return None
+        value = self._value(self._next(), "", 0)
+        self._next()  # the end of the document
+        if not isinstance(event := self._next(), StreamEndEvent):
+            _refuse("a second document begins: keep one", event)
+        return value
+
+    def _value(self, event: Any, path: str, depth: int) -> Any:
+        if isinstance(event, AliasEvent):
+            # A value is known once it is complete, so no value contains itself.
+            if event.anchor not in self._anchors:
+                _refuse("no complete value above this alias has its anchor", event)
+            value, values = self._anchors[event.anchor]
+            self._count(values, event)
+            return value
+        before = self._values
+        self._count(1, event)
+        if isinstance(event, ScalarEvent):
+            value = self._scalar(event, path)
+        elif depth == MAX_DEPTH:
+            _refuse(f"nested too deeply: more than {MAX_DEPTH} levels", event)
+        elif isinstance(event, MappingStartEvent):
+            value = self._mapping(path, depth + 1)
+        else:
+            value = self._sequence(path, depth + 1)
+        if event.anchor:
+            self._anchors[event.anchor] = value, self._values - before
+        return value
+
+    def _count(self, values: int, event: Any) -> None:
+        self._values += values
+        if self._values > MAX_VALUES:
+            _refuse(
+                f"more than {MAX_VALUES:,} values, where an alias counts as all that it stands for", event
+            )
+
+    def _sequence(self, path: str, depth: int) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := self._next(), SequenceEndEvent):
+            child = f"{path}[{len(items)}]"
+            self._problems.lines.setdefault(child, event.start_mark.line + 1)
+            items.append(self._value(event, child, depth))
         return items
 
-    def _mapping(self, node: yaml.MappingNode, path: str) -> dict[Any, Any]:
-        mapping: dict[Any, Any] = self.converted.setdefault(node, {})
-        # SafeLoader silently lets the last of two equal keys win.
-        first: dict[tuple[str, str], yaml.Node] = {}
-        for key, _ in node.value:
-            earlier = first.setdefault((key.tag, str(key.value)), key)
-            if earlier is not key:
-                message = f"given twice: line {earlier.start_mark.line + 1} has it already"
-                self.problems.add(join(path, key.value), message, key.start_mark.line + 1)
-        self.loader.flatten_mapping(node)
-        for key, item in node.value:
-            child = join(path, key.value)
-            self.problems.lines.setdefault(child, key.start_mark.line + 1)
-            # A list or mapping as a key is unknown like any other key, but Python cannot hash it.
-            name = self._scalar(key, child) if isinstance(key, yaml.ScalarNode) else key
-            if name is not UNSET:
-                mapping[name] = self.value(item, child)
+    def _mapping(self, path: str, depth: int) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = {}
+        merged: list[tuple[Any, int]] = []  # with the line of `<<`
+        first: dict[tuple[type, Any], int] = {}  # the line of each key
+        while not isinstance(event := self._next(), MappingEndEvent):
+            line = event.start_mark.line + 1
+            is_scalar = isinstance(event, ScalarEvent)
+            child = join(path, event.value if is_scalar else None)
+            self._problems.lines.setdefault(child, line)
+            if is_scalar and event.value == "<<" and event.implicit[0]:
+                merged.append((self._value(self._next(), child, depth), line))
+                continue
+            key = self._value(event, child, depth)
+            value = self._value(self._next(), child, depth)
+            if isinstance(key, dict | list):
+                self._problems.add(child, "a list or mapping cannot be a key", line)
+            elif key is not UNSET:
+                earlier = first.get((type(key), key))
+                if earlier is not None:
+                    self._problems.add(child, f"given twice: line {earlier} has it already", line)
+                first.setdefault((type(key), key), line)
+                mapping[key] = value
+        self._merge(mapping, merged, path)
         return mapping
 
-    def _scalar(self, node: yaml.Node, path: str) -> Any:
+    def _merge(self, mapping: dict[Any, Any], merged: list[tuple[Any, int]], path: str) -> None:
+        """Add the keys of `<<` that the mapping does not have. Of two that are merged, the first counts."""
+        for value, line in merged:
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, dict):
+                    for key in each.keys() - mapping.keys():
+                        mapping[key] = each[key]
+                        self._problems.lines.setdefault(join(path, key), line)
+                elif each is not UNSET:
+                    message = "`<<` merges a mapping, or a list of mappings"
+                    self._problems.add(join(path, "<<"), message, line)
+
+    def _scalar(self, event: Any, path: str) -> Any:
+        key = event.tag, event.value, event.implicit
+        if key not in self._scalars:
+            self._scalars[key] = self._read_scalar(event)
+        value = self._scalars[key]
+        if value is UNSET:
+            line = event.start_mark.line + 1
+            self._problems.add(path, "YAML cannot read this value: put it in quotes", line)
+        return value
+
+    def _read_scalar(self, event: Any) -> Any:
+        tag, long = event.tag, len(event.value) > MAX_NUMBER
+        if tag is None or tag == "!":
+            tag = _TEXT if long else self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
+        if tag == _TEXT:
+            return event.value
+        if tag not in _SCALARS or long:
+            return UNSET
         try:
-            return self.loader.construct_object(node)
-        except Exception:  # noqa: BLE001 - PyYAML raises nearly anything on odd tags: `!!int x`, `!!timestamp x`
-            self.problems.add(path, "YAML cannot read this value: put it in quotes", node.start_mark.line + 1)
-        return UNSET
+            node = yaml.ScalarNode(tag, event.value, event.start_mark)
+            return self._loader.yaml_constructors[tag](self._loader, node)
+        except Exception:  # noqa: BLE001 - PyYAML raises nearly anything on odd tags: `!!int x`
+            return UNSET
+
+
+def _refuse(problem: str, event: Any) -> NoReturn:
+    raise _Refused(problem, event.start_mark.line + 1)

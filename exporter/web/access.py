@@ -53,21 +53,21 @@ class WebAccess:
         if self._path is None:
             return PreparedWebConfig(NO_WEB_CONFIG, None)
         try:
-            config = load(self._path)
-            return PreparedWebConfig(config, tls_context(config.tls) if config.tls else None)
+            config = self._last_read = load(self._path)
         except BadWebConfig as error:
             self._last_read = error
             raise
+        try:
+            return PreparedWebConfig(config, tls_context(config.tls) if config.tls else None)
         except OSError as error:
-            raise _tls_error(f"cannot be used: {error.strerror}") from None
+            raise self._tls_error(f"cannot be used: {error.strerror}") from None
 
     def prepare_reload(self) -> PreparedWebConfig:
         """Read the file again while a server runs: TLS stays on or off. Raises ConfigError."""
         prepared = self.prepare()
         if bool(prepared.config.tls) != bool(self.config.tls):
-            self._last_read = prepared.config
             switched = "on" if prepared.config.tls else "off"
-            raise _tls_error(f"TLS is switched {switched}: that takes a restart")
+            raise self._tls_error(f"TLS is switched {switched}: that takes a restart")
         return prepared
 
     def apply(self, prepared: PreparedWebConfig) -> None:
@@ -86,7 +86,8 @@ class WebAccess:
             try:
                 await server.replace_tls(prepared.context, end_connections=rules_before != rules)
             except OSError as error:
-                raise _tls_error(f"no new listener can be made: {error.strerror}") from None
+                self._last_read = self.config  # so the watch tries again
+                raise self._tls_error(f"no new listener can be made: {error.strerror}") from None
         self.apply(prepared)
 
     def changed(self) -> bool:
@@ -101,6 +102,5 @@ class WebAccess:
         """Start no more checks of passwords."""
         self._authenticator.close()
 
-
-def _tls_error(message: str) -> ConfigError:
-    return ConfigError([Problem(TLS_CONFIG, message)])
+    def _tls_error(self, message: str) -> ConfigError:
+        return ConfigError([Problem(TLS_CONFIG, message, source=str(self._path))])

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from exporter.config import ConfigError, schema
-from exporter.config.problems import Problem, Problems
+from exporter.config.problems import Problem, Problems, bug
 from exporter.config.secret import CONTROL, SURROGATE, Secret, exposed, read_regular
 from exporter.config.yamlfile import load_yaml
 from exporter.web.tls import (
@@ -123,6 +123,17 @@ def load(path: Path) -> WebConfig:
     Raises BadWebConfig, a ConfigError, with every problem.
     """
     loader = _Loader(path)
+    try:
+        return _load(loader)
+    except ConfigError as error:
+        problems = error.problems
+    except Exception as error:  # noqa: BLE001 - the stamps say when another try makes sense
+        problems = (Problem("", bug(error), source=str(path)),)
+    raise BadWebConfig(problems, loader.stamps)
+
+
+def _load(loader: "_Loader") -> WebConfig:
+    """Read the file that `load` reads. Raises ConfigError."""
     problems, written = loader.problems, _load_document(loader)
     document: dict[str, Any] = schema.read(without_absent(written), WebFile, "", problems) or {}
     sections = written if isinstance(written, dict) else {}
@@ -138,7 +149,7 @@ def load(path: Path) -> WebConfig:
         problems.warn(_USERS, "names nobody: everybody is let in")
     headers = read_headers(http.get("headers", {}), problems)
     if problems.reported:
-        raise BadWebConfig(problems.reported, loader.stamps)
+        raise ConfigError(problems.reported)
     return WebConfig(tls, users, headers, tuple(problems.warnings), loader.stamps)
 
 
@@ -187,7 +198,7 @@ class _Loader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.problems = Problems({"": path.name})
+        self.problems = Problems(str(path))
         self.stamps: dict[Path, tuple[int, ...] | None] = {}
         self.exposed: dict[Path, bool] = {}  # whether others than the owner can reach a file
 

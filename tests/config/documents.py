@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 CANARY = "canary-4711"
 ENVIRON = {
     "CRYPTOLOOT_SECRET": CANARY,
+    "NAMES_KEY": f"{CANARY} is the key of names",
     "BLANK": " \r\n",
     "TWO_LINES": f"{CANARY}\nx",
     "NOT_UTF8": f"{CANARY}\udcff",
@@ -29,7 +30,7 @@ def parse(sites: list[dict[str, Any]] | None = None, **sections: Any) -> config.
 def problems(sites: list[dict[str, Any]] | None = None, **sections: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse(sites, **sections)
-    return [str(problem) for problem in caught.value.problems]
+    return [problem.text for problem in caught.value.problems]
 
 
 def site(name: str = "a", **keys: Any) -> dict[str, Any]:

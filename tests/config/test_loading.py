@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,7 @@ def test_bad_config_reports_exactly_its_problems(path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(path, ENVIRON)
 
-    assert expected == str(caught.value).splitlines()
+    assert expected == [problem.text for problem in caught.value.problems]
     assert CANARY not in str(caught.value)
 
 
@@ -53,7 +54,7 @@ def test_bytes_that_are_not_utf8_are_a_problem_with_a_line(tmp_path: Path) -> No
     with pytest.raises(ConfigError) as caught:
         config.load(path, ENVIRON)
 
-    assert caught.value.problems == (Problem("config.yaml", "not UTF-8", 2),)
+    assert caught.value.problems == (Problem("", "not UTF-8", 2, str(path)),)
 
 
 def test_deep_nesting_is_a_problem(tmp_path: Path) -> None:
@@ -81,14 +82,14 @@ def test_aliases_and_merge_keys_are_allowed(tmp_path: Path) -> None:
 
 
 def test_an_alias_of_itself_is_no_trap(tmp_path: Path) -> None:
-    """A list that contains itself is a wrong type, not an endless walk."""
+    """A list that contains itself is a problem with its line, not an endless walk."""
     path = tmp_path / "config.yaml"
     path.write_text("sites: &a [*a]\n")
 
     with pytest.raises(ConfigError) as caught:
         config.load(path, ENVIRON)
 
-    assert "sites[0] (line 1): expected a mapping, got a list" == str(caught.value)
+    assert "config.yaml (line 1): no complete value above this alias has its anchor" == str(caught.value)
 
 
 def test_defaults_are_those_of_the_contract() -> None:
@@ -185,9 +186,9 @@ def test_names_false_is_off(names: object, expected: str) -> None:
 
 def test_hmac_reads_its_key() -> None:
     """With hmac, the key comes from the one source given."""
-    users = {"names": "hmac", "names_key_env": "CRYPTOLOOT_SECRET"}
+    users = {"names": "hmac", "names_key_env": "NAMES_KEY"}
 
-    assert config.Users("hmac", Secret(CANARY)) == parse(users=users).users
+    assert config.Users("hmac", Secret(ENVIRON["NAMES_KEY"])) == parse(users=users).users
 
 
 def test_empty_sections_and_lists_are_as_absent() -> None:
@@ -270,7 +271,7 @@ def test_insecure_urls_can_be_allowed() -> None:
 
 
 def load_absent(directory: Path, environ: dict[str, str], *, explicit: bool = False) -> config.Config:
-    return config.load(directory / "config.yaml", environ, explicit=explicit)
+    return config.source(directory / "config.yaml", environ, explicit=explicit)()
 
 
 def test_without_a_file_the_environment_makes_one_site(tmp_path: Path) -> None:
@@ -319,15 +320,15 @@ def test_without_file_and_environment_both_ways_are_told(tmp_path: Path) -> None
 
 def test_a_file_asked_for_must_exist(tmp_path: Path) -> None:
     """With an explicit --config.file the environment does not stand in, and no directory is shown."""
-    with pytest.raises(ConfigError, match=r"^config\.yaml: no such file") as caught:
+    with pytest.raises(ConfigError, match=r"^config\.yaml: cannot be read: No such file") as caught:
         load_absent(tmp_path, ENVIRON, explicit=True)
 
     assert str(tmp_path) not in str(caught.value)
 
 
 def test_a_directory_is_no_config_file(tmp_path: Path) -> None:
-    """What cannot be read as a file is a problem with the system's reason."""
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    """A directory where a file is expected is a problem."""
+    with pytest.raises(ConfigError, match="is not a regular file"):
         config.load(tmp_path, ENVIRON)
 
 
@@ -407,7 +408,7 @@ SECTIONS = st.fixed_dictionaries(
 )
 
 
-def outcome(read: Callable[[], object]) -> object:
+def outcome(read: Callable[[], config.Config]) -> config.Config | tuple[Problem, ...]:
     """Return what reading gives, or the problems it raises; any other exception fails the test."""
     try:
         return read()
@@ -422,3 +423,144 @@ def test_any_document_is_a_config_or_a_config_error(document: object) -> None:
 
     assert isinstance(result, config.Config) or result
     assert CANARY not in str(result)
+
+
+# ------------------------------------------------------------------------------ where the config comes from
+
+
+def test_a_config_that_came_from_a_file_does_not_fall_back(tmp_path: Path) -> None:
+    """Once loaded from a file, the config is loaded from it again: without the file that is a problem."""
+    path = tmp_path / "config.yaml"
+    path.write_text("sites: [{name: a, secret_env: CRYPTOLOOT_SECRET}]")
+    load = config.source(path, ENVIRON, explicit=False)
+    assert ["a"] == [site.name for site in load().sites]
+
+    path.unlink()
+
+    with pytest.raises(ConfigError, match=r"^config\.yaml: cannot be read: No such file"):
+        load()
+    path.write_text("sites: [{name: b, secret_env: CRYPTOLOOT_SECRET}]")
+    assert ["b"] == [site.name for site in load().sites]
+
+
+def test_a_config_that_came_from_the_environment_stays_there(tmp_path: Path) -> None:
+    """Once loaded from the environment, a file that appears later changes nothing."""
+    path = tmp_path / "config.yaml"
+    load = config.source(path, ENVIRON, explicit=False)
+    path.write_text("sites: [{name: a, secret_env: CRYPTOLOOT_SECRET}]")
+
+    assert ["default"] == [site.name for site in load().sites]
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "directory"])
+def test_what_stands_in_the_files_place_is_no_reason_to_use_the_environment(
+    tmp_path: Path, kind: str
+) -> None:
+    """A config.yaml that is there but cannot be read is a problem, whatever the environment has."""
+    path = tmp_path / "config.yaml"
+    path.mkdir() if kind == "directory" else path.symlink_to("nowhere")
+
+    with pytest.raises(ConfigError, match=r"^config\.yaml: "):
+        config.source(path, ENVIRON, explicit=False)()
+
+
+def test_a_pipe_is_no_config_file(tmp_path: Path) -> None:
+    """A pipe in the file's place is refused at once: reading it would wait for a writer."""
+    path = tmp_path / "config.yaml"
+    os.mkfifo(path)
+
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        config.load(path, ENVIRON)
+
+
+def test_a_file_of_any_size_is_read_to_its_limit(tmp_path: Path) -> None:
+    """A file that is larger than any config is refused without reading it."""
+    path = tmp_path / "config.yaml"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # a hole: it takes no room on the disk
+
+    with pytest.raises(ConfigError, match="larger than 2 MiB"):
+        config.load(path, ENVIRON)
+
+
+# --------------------------------------------------------------------------------------- allowed, but unwise
+
+
+@pytest.mark.parametrize(
+    ("section", "override", "expected"),
+    [
+        ({"interval": "10s"}, {}, []),
+        ({"interval": "9s"}, {}, ["poll.payout.interval"]),
+        ({"interval": "9s"}, {"interval": "10s"}, ["poll.payout.interval"]),
+        ({}, {"interval": "9999ms"}, ["sites[0].poll.payout.interval"]),
+        ({"interval": "1s"}, {"interval": "2s"}, ["poll.payout.interval", "sites[0].poll.payout.interval"]),
+    ],
+)
+def test_short_intervals_are_warned_about_where_they_are_given(
+    section: dict[str, str], override: dict[str, str], expected: list[str]
+) -> None:
+    """An interval below 10 s is warned about once, at the level that says so."""
+    loaded = parse([site(poll={"payout": override}), site("b")], poll={"payout": section})
+
+    assert expected == [warning.split(":")[0] for warning in loaded.warnings]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:12759", "http://localhost:12759", "https://[::1]"])
+def test_an_api_on_this_host_may_be_polled_often(url: str) -> None:
+    """The simulator has no limits that anybody else would feel."""
+    assert () == parse(api={"url": url}, poll={"payout": {"interval": "1s"}}).warnings
+
+
+@pytest.mark.parametrize(
+    ("secret", "word"),
+    [
+        ('"canary-of-sixteen-bytes"', "quotes"),
+        ("'canary-of-sixteen-bytes'", "quotes"),
+        ("${CANARY_OF_SIXTEEN_BYTES}", "variable"),
+        ("${CANARY_OF_SIXTEEN_BYTES:-x}", "variable"),
+        ("$CANARY_OF_SIXTEEN_BYTES", "variable"),
+        ("$(CANARY_OF_SIXTEEN_BYTES)", "variable"),
+        ("{{ canary_of_sixteen_bytes }}", "variable"),
+    ],
+)
+@pytest.mark.parametrize("source", ["secret_env", "secret_file", "secret", "names_key_env"])
+def test_a_secret_that_is_not_the_one_meant_is_warned_about(
+    tmp_path: Path, secret: str, word: str, source: str
+) -> None:
+    """Quotes and variables that nothing has replaced are warned about, wherever the secret comes from."""
+    file = secret_file(tmp_path / "secret", secret)
+    values = {"secret_env": "X", "secret_file": str(file), "secret": secret, "names_key_env": "X"}
+    document: dict[str, Any] = {"sites": [{"name": "a", source: values[source]}]}
+    if source == "names_key_env":
+        document = {"sites": [site()], "users": {"names": "hmac", source: "X"}}
+
+    warnings = config.parse(document, {**ENVIRON, "X": secret}).warnings
+
+    assert word in warnings[-1]
+    assert "canary" not in str(warnings).lower()
+
+
+@pytest.mark.parametrize(
+    "secret", ["canary", "can$ary", "$1", '"', "canary'", "'canary\"", "{canary}", "$", "a${b}c"]
+)
+def test_other_secrets_are_taken_as_they_are(secret: str) -> None:
+    """A secret with a dollar or a quote somewhere is not warned about."""
+    assert () == config.parse({"sites": [{"name": "a", "secret_env": "X"}]}, {"X": secret}).warnings
+
+
+@pytest.mark.parametrize(
+    ("key", "refused"), [("k" * 15, True), ("é" * 7, True), ("k" * 16, False), ("é" * 8, False)]
+)
+@pytest.mark.parametrize("kind", ["names_key_env", "names_key_file"])
+def test_a_key_that_can_be_guessed_is_refused(tmp_path: Path, key: str, refused: bool, kind: str) -> None:
+    """A key of under 16 bytes would let anybody find the names by trying keys."""
+    value = "X" if kind == "names_key_env" else str(secret_file(tmp_path / "key", key))
+    document = {"sites": [site()], "users": {"names": "hmac", kind: value}}
+
+    result = outcome(lambda: config.parse(document, {**ENVIRON, "X": key}))
+
+    problems = [] if isinstance(result, config.Config) else [str(problem) for problem in result]
+    expected = f"users.{kind}: the key is shorter than 16 bytes"
+    assert refused == bool(problems)
+    assert [expected] * refused == [":".join(problem.split(":")[:2]) for problem in problems]
+    assert key not in str(problems)

@@ -19,7 +19,7 @@ def test_no_secret_shows_anywhere() -> None:
     """Neither the config's repr and str, nor its warnings, nor `masked` hold any secret of any source."""
     loaded = parse(
         [site(), {"name": "b", "secret": f"{CANARY}-b"}],
-        users={"names": "hmac", "names_key_env": "CRYPTOLOOT_SECRET"},
+        users={"names": "hmac", "names_key_env": "NAMES_KEY"},
     )
 
     reader = SecretReader(loaded.sites[0].secret)
@@ -50,7 +50,7 @@ def test_masked_shows_masks_and_shared_polls_once() -> None:
     """Secrets and keys are the mask; polls most sites share are shown in the section `poll` alone."""
     loaded = parse(
         [{"name": "a", "secret": CANARY}, site("b")],
-        users={"names": "hmac", "names_key_env": "CRYPTOLOOT_SECRET"},
+        users={"names": "hmac", "names_key_env": "NAMES_KEY"},
     )
 
     shown = yaml.safe_load(config.masked(loaded))

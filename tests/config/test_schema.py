@@ -20,7 +20,7 @@ def test_the_structs_are_the_schema() -> None:
 
 def test_only_keys_of_the_document_are_read() -> None:
     """Sections are dicts of the document's keys, durations in seconds; a fault is left out and reported."""
-    problems = Problems({})
+    problems = Problems("config.yaml")
     document = {"sites": [{"name": "a", "currency": 1}], "api": {"timeout": "1m", "proxy": "x"}, "web": None}
 
     values = schema.read(document, sections.ConfigFile, "", problems)

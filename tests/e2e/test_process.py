@@ -247,12 +247,39 @@ def test_sighup_refuses_a_bad_file(tmp_path: Path) -> None:
 
             (refused,) = program.events("reload_failed")
             assert ["pol", "sites[1].name", "users.names"] == sorted(
-                problem.split()[0].rstrip(":") for problem in refused["problems"]
+                problem.split()[1].rstrip(":") for problem in refused["problems"]
             )
             assert alive(port, "a")
             write_config(tmp_path, api, *inline("a"))
             program.process.send_signal(signal.SIGHUP)
             assert until(lambda: samples(port)[LOADED] == 1)
+
+
+@pytest.mark.parametrize("place", ["nothing", "a pipe", "a bomb", "an escape of no character"])
+def test_sighup_refuses_what_stands_in_the_files_place(tmp_path: Path, place: str) -> None:
+    """Without its file the exporter keeps its sites, whatever the environment or the path has instead."""
+    file = tmp_path / "config.yaml"
+    with simulating(tmp_path, "--sites=a=secret-of-a") as api:
+        write_config(tmp_path, api, *inline("a"))
+        environ = {"CRYPTOLOOT_SECRET": "secret-of-another"}
+        with running(tmp_path, environ=environ) as (program, port):
+            assert until(lambda: alive(port, "a"))
+            file.unlink()
+            if place == "a pipe":
+                os.mkfifo(file)
+            elif place == "a bomb":
+                file.write_text("a: &a [x, x, x]\n" + "a: &a [*a, *a, *a]\n" * 30)
+            elif place == "an escape of no character":
+                file.write_text('x: "\\UFFFFFFFF"')
+            began = time.monotonic()
+            program.process.send_signal(signal.SIGHUP)
+
+            assert until(lambda: samples(port)[LOADED] == 0)
+            assert time.monotonic() - began < SOON
+            (refused,) = program.events("reload_failed")
+            assert all(problem.startswith("config.yaml") for problem in refused["problems"])
+            assert alive(port, "a")
+            assert not alive(port, "default")
 
 
 def test_reloading_over_http(tmp_path: Path, silent: int) -> None:

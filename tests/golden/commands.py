@@ -34,7 +34,7 @@ poll: {payout: {interval: 90s, stale_after: 10m}, history: {interval: 1h}}
 users: {names: hmac, names_key_env: KEY}
 web: {sites_on_metrics: no}
 """
-ENVIRON = {"SHOP": "secret of shop", "KEY": "a key", "EMPTY": " ", "LINES": "a\nb"}
+ENVIRON = {"SHOP": "secret of shop", "KEY": "a key of sixteen bytes or more", "EMPTY": " ", "LINES": "a\nb"}
 CONFIGS: dict[str, str] = {
     "good": GOOD,
     "least": "sites: [{name: a, secret_env: SHOP}]",

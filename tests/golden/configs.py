@@ -33,7 +33,7 @@ async def names_and_watched_users() -> str:
             poll={"balances": {"interval": "1m"}},
             **sections,
         )
-        environ = {**stage.secrets(document), "KEY": "key-of-names"}
+        environ = {**stage.secrets(document), "KEY": "key-of-names-of-users"}
         play = await started(document, Simulated("a", "b"), environ=environ)
         for moment in (5, 70, 130):
             await play.until(moment)
@@ -150,7 +150,7 @@ async def reloads() -> str:
     document = config("a", "b", poll={"balances": {"interval": "1m"}})
     simulated = Simulated("a", "b", "c")
     environ = {f"SECRET_{name}": f"secret-of-{name}" for name in "abc"}
-    environ |= {"NEW": "new-secret", "KEY": "one key", "OTHER": "other key"}
+    environ |= {"NEW": "new-secret", "KEY": "one key for the names", "OTHER": "other key for the names"}
     play = await started(document, simulated, environ=environ)
     await play.until(100)
     await play.metrics()

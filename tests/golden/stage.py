@@ -12,7 +12,6 @@ import json
 import re
 import selectors
 from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple, cast
 from urllib.parse import parse_qsl, urlencode
@@ -20,6 +19,7 @@ from urllib.parse import parse_qsl, urlencode
 import httpx
 
 from tests.golden import program
+from tests.inline import InlineExecutor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -76,18 +76,6 @@ class Reply(NamedTuple):
         return dict(self.headers).get(name, b"").decode()
 
 
-class _Inline(ThreadPoolExecutor):
-    """Does in the loop's own thread what the program hands to another: threads finish in no fixed order."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - it belongs to who waits for the future
-            future.set_exception(error)
-        return future
-
-
 class _Selector(selectors.DefaultSelector):
     """Tells who waits for it when the event loop is at rest: when it would wait for more than nothing."""
 
@@ -117,7 +105,7 @@ class _Loop(asyncio.SelectorEventLoop):
         self.selector = _Selector()
         self.timers: list[asyncio.TimerHandle] = []
         super().__init__(self.selector)
-        self.set_default_executor(_Inline())
+        self.set_default_executor(InlineExecutor())
 
     def time(self) -> float:
         return self.virtual

@@ -82,11 +82,11 @@ def test_what_fails_is_named() -> None:
 def test_secrets_are_hidden_in_the_log() -> None:
     """Site secrets and the key of user names are unreadable in the log by the first call."""
     sites = [{"name": "a", "secret": "canary-once"}]
-    config = parsed(sites=sites, users={"names": "hmac", "names_key_env": "SECRET_demo"})
+    config = parsed(sites=sites, users={"names": "hmac", "names_key_env": "KEY_demo"})
     seen: list[str] = []
 
     def answer(_site: str, path: str) -> httpx.Response:
-        seen.append(log.redacted("canary-once, secret-of-demo"))
+        seen.append(log.redacted("canary-once, key-of-user-names-of-demo"))
         return ok(path)
 
     played(config, answer)

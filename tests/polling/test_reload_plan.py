@@ -35,8 +35,8 @@ def config(*sites: dict[str, Any], url: str = URL, **sections: Any) -> Config:
 
 
 def names_key(key: str) -> dict[str, Any]:
-    """Return sections that name users by a hash; `parsed` has the variable of each site it names."""
-    return {"users": {"names": "hmac", "names_key_env": f"SECRET_{key}"}}
+    """Return sections that name users by a hash; `parsed` has a key for each site it names."""
+    return {"users": {"names": "hmac", "names_key_env": f"KEY_{key}"}}
 
 
 class Case(NamedTuple):

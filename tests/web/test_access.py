@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING
 import bcrypt
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
-from exporter.app import App, Options, check_web_config
+from exporter.app import App, Options, check_files
 from exporter.config import ConfigError
+from exporter.config.problems import Problem
 from exporter.web.access import WebAccess
 from exporter.web.auth import Verdict
 from tests.conftest import VirtualTime, fetch, parsed, settle
+from tests.inline import InlineExecutor
 from tests.web.certificates import pki
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
     from typing import Any
+
+    from exporter.config import Config
 
 __all__ = ["pki"]  # the fixture
 
@@ -138,21 +143,28 @@ def test_check_reads_a_web_config(tmp_path: Path) -> None:
     path = tmp_path / "web.yml"
     path.write_text("http_server_config: {http2: true}\n")
 
-    assert check_web_config(None) == ()
-    assert any("http2" in note for note in check_web_config(path))
+    assert () == check_files(parsed, None)[1]
+    assert any("http2" in note for note in check_files(parsed, path)[1])
     path.write_text("nonsense: 1\n")
     with pytest.raises(ConfigError, match="nonsense"):
-        check_web_config(path)
+        check_files(parsed, path)
 
 
-def running(path: Path, scene: Callable[[App, VirtualTime], Coroutine[Any, Any, None]]) -> None:
+def running(
+    path: Path,
+    scene: Callable[[App, VirtualTime], Coroutine[Any, Any, None]],
+    load: Callable[[], Config] = parsed,
+) -> None:
     """Run an app on virtual time with a web config, and a scene beside it."""
 
     async def play() -> None:
+        asyncio.get_running_loop().set_default_executor(InlineExecutor())  # files are read in a thread
         time = VirtualTime()
         transport = httpx.MockTransport(lambda request: httpx.Response(500, request=request))
-        app = App(parsed, Options(("127.0.0.1:0",), web_config=path), time.clock, transport)
-        serving = asyncio.create_task(app.run())
+        app = App(load, Options(("127.0.0.1:0",), web_config=path), time.clock, transport)
+        listening = asyncio.Event()
+        serving = asyncio.create_task(app.run(lambda _addresses: listening.set()))
+        await listening.wait()
         await settle()
         try:
             await scene(app, time)
@@ -163,11 +175,17 @@ def running(path: Path, scene: Callable[[App, VirtualTime], Coroutine[Any, Any, 
     asyncio.run(play())
 
 
-async def metrics(app: App, password: str) -> str:
-    """Return the page that the user prom gets with a password."""
-    response = await fetch(app.web, "/metrics", {"authorization": basic("prom", password).decode()})
-    assert 200 == response.status_code
-    return response.text
+async def status(app: App, password: str = "") -> int:
+    """Return the status of the page for the user prom with a password, or for nobody."""
+    headers = {"authorization": basic("prom", password).decode()} if password else {}
+    return (await fetch(app.web, "/metrics", headers)).status_code
+
+
+async def last_reload(app: App, password: str) -> str:
+    """Return what the page says of the last reload to the user prom."""
+    page = await fetch(app.web, "/metrics", {"authorization": basic("prom", password).decode()})
+    name = "cryptoloot_exporter_config_last_reload_successful "
+    return next(line.removeprefix(name) for line in page.text.split("\n") if line.startswith(name))
 
 
 def test_the_file_is_watched(tmp_path: Path) -> None:
@@ -178,11 +196,11 @@ def test_the_file_is_watched(tmp_path: Path) -> None:
     async def scene(app: App, time: VirtualTime) -> None:
         path.write_text(USERS.replace(HASH, OTHER))
         await time.run(2)
-        assert "\ncryptoloot_exporter_config_last_reload_successful 1.0\n" in await metrics(app, "other")
+        assert (200, "1.0") == (await status(app, "other"), await last_reload(app, "other"))
         path.write_text("nonsense: 1\n")
         await time.run(2)
-        assert "\ncryptoloot_exporter_config_last_reload_successful 0.0\n" in await metrics(app, "other")
-        assert 401 == (await fetch(app.web, "/metrics")).status_code
+        assert (200, "0.0") == (await status(app, "other"), await last_reload(app, "other"))
+        assert 401 == await status(app)
 
     running(path, scene)
 
@@ -197,7 +215,7 @@ def test_a_reload_takes_the_web_config_too(tmp_path: Path) -> None:
         assert await app.reload() == []
         assert 200 == (await fetch(app.web, "/metrics")).status_code
         path.write_text("nonsense: 1\n")
-        assert ["nonsense (line 1)"] == [problem.split(":")[0] for problem in await app.reload()]
+        assert [["web.yml", "nonsense (line 1)"]] == [text.split(": ")[:2] for text in await app.reload()]
 
     running(path, scene)
 
@@ -218,3 +236,66 @@ def test_every_path_asks_and_every_answer_has_the_headers(tmp_path: Path) -> Non
             assert (200, "deny") == (served.status_code, served.headers["x-frame-options"])
 
     running(path, scene)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'x: "\\U00110000"',
+        "!!seq x : 1",
+        f"%YAML 1.{'9' * 5000}\n---\nx: 1",
+        f"http_server_config: {{headers: {{X-XSS-Protection: !!int 0x{'f' * 5000}}}}}",
+        "a: &a [x, x]\n" + "a: &a [*a, *a]\n" * 30 + "? *a\n: 1\n",
+    ],
+)
+def test_a_web_config_that_is_none_is_told_once(tmp_path: Path, text: str) -> None:
+    """Whatever a web config holds, the watch refuses it once, with the file's name, and keeps the old one."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+
+    async def scene(app: App, time: VirtualTime) -> None:
+        path.write_text(text)
+        for _ in range(5):
+            await time.run(2)
+        assert (200, "0.0") == (await status(app, "right"), await last_reload(app, "right"))
+        path.write_text(USERS)
+        await time.run(2)
+        assert "1.0" == await last_reload(app, "right")
+
+    with capture_logs() as logs:
+        running(path, scene)
+
+    (refused,) = [entry for entry in logs if entry["event"] == "web_config_refused"]
+    assert all(problem.startswith("web.yml") for problem in refused["problems"])
+
+
+def test_a_reload_tells_the_problems_of_both_files(tmp_path: Path) -> None:
+    """With both files bad, the answer has the problems of both, each with its file."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+    configs = [parsed()]  # for the start
+
+    def load() -> Config:
+        if configs:
+            return configs.pop()
+        raise ConfigError([Problem("sites", "empty", 1, "config.yaml")])
+
+    async def scene(app: App, _time: VirtualTime) -> None:
+        path.write_text("nonsense: 1\n")
+        told = [text.split(" (line")[0] for text in await app.reload()]
+        assert ["config.yaml: sites", "web.yml: nonsense"] == told
+
+    running(path, scene, load)
+
+
+def test_switching_tls_names_the_file(pki: Path) -> None:
+    """Problems of TLS that concern no single line carry the file, too."""
+    path = pki / "switch.yml"
+    path.write_text("")
+    access = access_by(path)
+    path.write_text(TLS)
+
+    with pytest.raises(ConfigError) as caught:
+        access.prepare_reload()
+    assert [str(path)] == [problem.source for problem in caught.value.problems]
+    access.close()

@@ -140,7 +140,7 @@ def test_own_case_reports_exactly_what_it_says(pki: Path, path: Path) -> None:
     try:
         said = "\n".join(load(pki, path.read_text() or " ").notes)
     except ConfigError as error:
-        expected, notes, said = [], expected, str(error)
+        expected, notes, said = [], expected, "\n".join(problem.text for problem in error.problems)
 
     assert [] == expected
     assert "\n".join(notes) == said
