@@ -91,11 +91,18 @@ class App:
         self._client: Client | None = None  # None before the start
         self._load_status = LoadStatus()
         self._reloading = asyncio.Lock()
+        self._loading: asyncio.Task[Config] | None = None  # of the start
+        self._loaded = asyncio.Event()
+        self._stopping = False
         self._tasks: set[asyncio.Task[Any]] = set()  # cancelled at the end
 
     async def run(self, announce: Callable[[list[str]], None] = lambda _: None) -> None:
         """Serve until `stop`; `announce` gets the addresses. Raises ConfigError or AddressError."""
-        config, prepared = await asyncio.to_thread(self._load), self._access.prepare()
+        self._loading = asyncio.create_task(asyncio.to_thread(self._load))
+        await asyncio.wait([self._loading])
+        if self._stopping:
+            return
+        config, prepared = self._loading.result(), self._access.prepare()
         self._access.apply(prepared)
         self._server = Server(self.web, context=prepared.context, admits=self._access.admits)
         sockets = listen(self._options.addresses)  # first: if that fails, do not poll
@@ -159,8 +166,16 @@ class App:
             return []
 
     def reload_soon(self) -> None:
-        """Reload in the background, as SIGHUP asks; the log has the problems of a config that is refused."""
-        self._spawn(self.reload())
+        """Reload in the background, as SIGHUP asks; the log has the problems of a config that is refused.
+
+        During the start this waits for its end: the files may have changed after they were read.
+        """
+
+        async def reload() -> None:
+            await self._loaded.wait()
+            await self.reload()
+
+        self._spawn(reload())
 
     async def reload_web_config(self) -> None:
         """Take a changed web config; when it is refused, the old one stays."""
@@ -176,6 +191,9 @@ class App:
 
     def stop(self) -> None:
         """Let `run` return: answers are finished, but not for longer than a second."""
+        self._stopping = True
+        if self._loading:
+            self._loading.cancel()  # of no effect once it has ended
         if self._server:
             self._server.stop()
 
@@ -196,8 +214,9 @@ class App:
         task.add_done_callback(self._tasks.discard)
 
     def _apply(self, config: Config, client: Client, changes: Plan) -> None:
-        _warn(config.warnings)
+        _warn((*config.warnings, *client.warnings))
         self._config, self._client = config, client
+        self._loaded.set()
         self._poller.apply(config, client, changes)
         self._pages.show(config.sites, on_metrics=config.web.sites_on_metrics)
         self._set_load_status(LoadStatus(self._clock.now().wall))
@@ -287,6 +306,11 @@ def _warn(problems: Sequence[str]) -> None:
         logger.warning("config_warning", problem=problem)
     if more := problems[LOGGED_WARNINGS:]:
         logger.warning("config_warning", problem=f"{len(more)} more warnings: `check` prints all of them")
+
+
+def check_environment(config: Config) -> tuple[str, ...]:
+    """Make the client of the API as `run` would, and return its warnings. Raises ConfigError."""
+    return Client(config.api, USER_AGENT).warnings
 
 
 def check_web_config(path: Path | None) -> tuple[str, ...]:
