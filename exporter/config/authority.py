@@ -1,6 +1,7 @@
 """`api.ca_file`: the certificates of an authority of one's own."""
 
 import ssl
+from codecs import BOM_UTF8
 from pathlib import Path
 
 from msgspec import Struct
@@ -22,7 +23,8 @@ def read_authority(file: Path) -> Authority:
     data, _ = read_regular(file, MAX_BYTES)
     if len(data) > MAX_BYTES:
         raise ValueError(f"has more than {MAX_BYTES >> 20} MiB, which no list of certificates has")
-    pem = data.decode("ascii", "replace").replace("\ufffd", "?")  # ssl takes no comment that is not ASCII
+    # ssl takes no comment that is not ASCII, and no byte order mark.
+    pem = data.removeprefix(BOM_UTF8).decode("ascii", "replace").replace("\ufffd", "?")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
     except (ssl.SSLError, ValueError):
