@@ -93,11 +93,18 @@ class App:
         self._load_status = LoadStatus()
         self._refusal: list[str] = []  # the problems of the last load that was refused
         self._reloading = asyncio.Lock()
+        self._loading: asyncio.Task[Any] | None = None  # of the start
+        self._loaded = asyncio.Event()
+        self._stopping = False
         self._tasks: set[asyncio.Task[Any]] = set()  # cancelled at the end
 
     async def run(self, announce: Callable[[list[str]], None] = lambda _: None) -> None:
         """Serve until `stop`; `announce` gets the addresses. Raises ConfigError or AddressError."""
-        config, prepared = await asyncio.to_thread(together, self._load, self._access.prepare)
+        self._loading = asyncio.create_task(asyncio.to_thread(together, self._load, self._access.prepare))
+        await asyncio.wait([self._loading])
+        if self._stopping:
+            return
+        config, prepared = self._loading.result()
         self._access.apply(prepared)
         self._server = self._make_server(prepared.context)
         sockets = listen(self._options.addresses)  # first: if that fails, do not poll
@@ -168,8 +175,16 @@ class App:
             return []
 
     def reload_soon(self) -> None:
-        """Reload in the background, as SIGHUP asks; the log has the problems of a config that is refused."""
-        self._spawn(self.reload())
+        """Reload in the background, as SIGHUP asks; the log has the problems of a config that is refused.
+
+        During the start this waits for its end: the files may have changed after they were read.
+        """
+
+        async def reload() -> None:
+            await self._loaded.wait()
+            await self.reload()
+
+        self._spawn(reload())
 
     async def reload_web_config(self) -> None:
         """Take a changed web config; when it is refused, the old one stays."""
@@ -185,6 +200,9 @@ class App:
 
     def stop(self) -> None:
         """Let `run` return: answers are finished, but not for longer than a second."""
+        self._stopping = True
+        if self._loading:
+            self._loading.cancel()  # of no effect once it has ended
         if self._server:
             self._server.stop()
 
@@ -205,8 +223,9 @@ class App:
         task.add_done_callback(self._tasks.discard)
 
     def _apply(self, config: Config, client: Client, changes: Plan) -> None:
-        _warn(config.warnings)
+        _warn((*config.warnings, *client.warnings))
         self._config, self._client = config, client
+        self._loaded.set()
         self._poller.apply(config, client, changes)
         self._pages.show(config.sites, on_metrics=config.web.sites_on_metrics)
         self._set_load_status(LoadStatus(self._clock.now().wall))
@@ -298,12 +317,13 @@ def _warn(problems: Sequence[str]) -> None:
 
 
 def check_files(load: Callable[[], Config], web_config: Path | None) -> tuple[Config, tuple[str, ...]]:
-    """Read the config and the web config as `run` would; return the config and the warnings about both.
+    """Read the config, the environment and the web config as `run` would; return the config and all warnings.
 
-    Raises ConfigError with the problems of both.
+    Raises ConfigError with the problems of both files.
     """
     config, prepared = together(load, WebAccess(web_config, b"").prepare)
-    return config, (*config.warnings, *prepared.config.notes)
+    environment = Client(config.api, USER_AGENT).warnings
+    return config, (*config.warnings, *environment, *prepared.config.notes)
 
 
 async def check_online(

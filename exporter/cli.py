@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import logging
 import math
 import os
 import re
@@ -20,6 +21,7 @@ import time
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -50,8 +52,11 @@ LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 fine, 1 failed while working, 2 wrong usage or config."""
+    set_encodings()
     flags = parser().parse_args(arguments)
     log.setup(getattr(flags, "log_level", "error"), getattr(flags, "log_format", None), sys.stderr)
+    if flags.command not in {run, demo, simulate}:
+        _take_signals()
     try:
         code: int = flags.command(flags)
         sys.stdout.flush()
@@ -68,6 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         structlog.get_logger().critical("crashed", exc_info=True)
         return FAILED
     return code
+
+
+def set_encodings() -> None:
+    """Write UTF-8 to stdout, as pages and OpenMetrics are in every locale; no text makes a stream raise."""
+    for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
+        if isinstance(stream, TextIOWrapper):  # else it is a test's
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _config_problems(error: ConfigError) -> str:
@@ -106,7 +118,7 @@ def demo(flags: Namespace) -> NoReturn:
     async def serve() -> None:
         (listening,) = listen(["127.0.0.1:0"])
         with listening:
-            server = Server(simulator.app(world))
+            server = _simulator_server(simulator.app(world))
             api = asyncio.create_task(server.serve([listening]))
             document, secrets = simulator.demo_config(world, address_of(listening), POLL_CLASSES)
             try:
@@ -162,7 +174,7 @@ def simulate(flags: Namespace) -> NoReturn:
 
     async def serve() -> None:
         sockets = listen([flags.web_listen_address])
-        server = Server(simulator.app(world))
+        server = _simulator_server(simulator.app(world))
         _on_stop_signal(server.stop)
         print(f"The simulated API answers on http://{address_of(sockets[0])} for {names}", flush=True)
         await server.serve(sockets)
@@ -213,14 +225,28 @@ def _share(shard: int | str | None, total: int | None) -> Share:
 
 async def _serve(daemon: App, announce: Callable[[list[str]], None] = lambda _: None) -> None:
     """Run the daemon: SIGTERM and SIGINT stop it, SIGHUP reloads its files."""
-    _on_stop_signal(daemon.stop)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, daemon.reload_soon)
+    _on_stop_signal(daemon.stop)
     await daemon.run(announce)
 
 
 def _on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call this on SIGTERM and SIGINT; take the signals that have waited for their handlers."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
+    _take_signals()
+
+
+def _take_signals() -> None:
+    """Let in what `__main__` has held back, and what may come."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+
+
+def _simulator_server(app: Any) -> Server:
+    """Return a server of the simulated API, which logs no error for an answer that an incident cuts off."""
+    cut = "ASGI callable returned without completing response"
+    logging.getLogger("uvicorn.error").addFilter(lambda record: cut not in record.getMessage())
+    return Server(app)
 
 
 def _run_until_stopped(work: Coroutine[None, None, None]) -> NoReturn:
@@ -351,9 +377,9 @@ def _world_flags(parser: Parser) -> None:
 
 
 def _log_flags(parser: Parser, level: str) -> None:
-    levels, text = ("debug", "info", "warning", "error"), f"least level logged (default: {level})"
+    levels, text = ("debug", "info", "warn", "warning", "error"), f"least level logged (default: {level})"
     parser.flag("--log.level", text, choices=levels, default=level)
-    parser.flag("--log.format", "(default: console on a terminal, else json)", choices=("console", "json"))
+    parser.flag("--log.format", "(default: console on a terminal, else json)", choices=log.FORMATS)
 
 
 def read_shard(text: str) -> int | str:

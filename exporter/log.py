@@ -22,12 +22,15 @@ from structlog.typing import EventDict, Processor
 
 MASK = "**********"
 LEVELS = ("debug", "info", "warning", "error", "critical")
+ALIASES = {"warn": "warning"}  # as Prometheus' daemons call it
+FORMATS = ("console", "json", "logfmt")
 
 _END = 8192  # characters that are kept of each end of a long value
 _MAX_DEPTH = 6
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}")
 _PLAIN = re.compile(r"""[^\s"'=\\]+""")
+_BARE = re.compile(r"[!#-<>-\[\]-~]+")  # not quoted in logfmt: printable ASCII but for quote, = and \
 # `secret=…` in a query, in a query within a query, and in the repr of a mapping.
 _QUERY = re.compile(r"""(secret(?:=|%3d|['"]\s*:\s*['"]))[^&\s#'"<>`\\]+""", re.IGNORECASE)
 
@@ -178,6 +181,20 @@ def _for_console(_logger: object, _method: str, event: EventDict) -> EventDict:
     return texts
 
 
+def _as_logfmt(_logger: object, _method: str, event: EventDict) -> str:
+    """Return the event as `key=value` pairs. What is quoted is a JSON string, all of it ASCII."""
+    return " ".join(f"{_logfmt_key(key)}={_logfmt_value(value)}" for key, value in event.items())
+
+
+def _logfmt_key(key: str) -> str:
+    return re.sub(r"[^\w.-]", "_", key, flags=re.ASCII) or "_"
+
+
+def _logfmt_value(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if _BARE.fullmatch(text) else json.dumps(text)
+
+
 def _escaped(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
@@ -216,24 +233,30 @@ class LibraryHandler(logging.Handler):
 def setup(level: str, format: str | None, stream: TextIO) -> None:  # noqa: A002 - as its flag
     """Send our events from `level` up, and other libraries' from WARNING up, to the stream.
 
-    `format` is `console`, `json`, or None: console on a terminal, else JSON. A later call replaces the
-    settings of an earlier one. Raises ValueError for an unknown level or format.
+    `format` is one of FORMATS, or None: console on a terminal, else JSON. A later call replaces the settings
+    of an earlier one. Raises ValueError for an unknown level or format.
     """
-    if level.lower() not in LEVELS:
+    name = ALIASES.get(level.lower(), level.lower())
+    if name not in LEVELS:
         raise ValueError(f"no such log level: expected one of {', '.join(LEVELS)}")
-    if format not in {"console", "json", None}:
-        raise ValueError("no such log format: expected one of console, json")
+    if format not in {*FORMATS, None}:
+        raise ValueError(f"no such log format: expected one of {', '.join(FORMATS)}")
     terminal = stream.isatty()
-    renderers: list[Processor] = [JSONRenderer()]
-    if (format or ("console" if terminal else "json")) == "console":
-        plain = structlog.dev.plain_traceback
-        console = structlog.dev.ConsoleRenderer(colors=terminal, sort_keys=False, exception_formatter=plain)
-        renderers = [_for_console, console]
-    number = (LEVELS.index(level.lower()) + 1) * 10
+    plain = structlog.dev.plain_traceback
+    console = structlog.dev.ConsoleRenderer(colors=terminal, sort_keys=False, exception_formatter=plain)
+    renderers: dict[str, list[Processor]] = {
+        "console": [_for_console, console],
+        "json": [JSONRenderer()],
+        "logfmt": [_as_logfmt],
+    }
+    number = (LEVELS.index(name) + 1) * 10
     sink = _Sink(stream)
     structlog.configure(
         # The traceback is the plain one, because locals would hold secrets.
-        processors=[add_log_level, TimeStamper(fmt="iso", utc=True), format_exc_info, _redact, *renderers],
+        processors=[
+            *(add_log_level, TimeStamper(fmt="iso", utc=True), format_exc_info, _redact),
+            *renderers[format or ("console" if terminal else "json")],
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_names: sink,
         cache_logger_on_first_use=False,  # loggers made at import must follow a later setup
@@ -241,8 +264,8 @@ def setup(level: str, format: str | None, stream: TextIO) -> None:  # noqa: A002
     root = logging.getLogger()
     root.handlers = [*(old for old in root.handlers if not isinstance(old, LibraryHandler)), LibraryHandler()]
     root.setLevel(max(number, logging.WARNING))
-    for name in ("httpx", "httpcore"):  # they log whole URLs, and the secret is in the query
-        logger = logging.getLogger(name)
+    for library in ("httpx", "httpcore"):  # they log whole URLs, and the secret is in the query
+        logger = logging.getLogger(library)
         logger.setLevel(logging.CRITICAL + 1)
         logger.propagate = False  # a child logger with its own level ends here
         logger.handlers = [logging.NullHandler()]

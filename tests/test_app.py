@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -309,6 +310,47 @@ def test_a_reload_before_the_start_is_refused() -> None:
     stage = Stage(two_sites())
 
     assert ["not started yet: try again in a second"] == asyncio.run(stage.app.reload())
+
+
+def test_a_reload_asked_for_during_the_start_comes_after_it() -> None:
+    """SIGHUP while the config is being read is not lost: the file may have changed after it was read."""
+
+    async def play() -> list[Any]:
+        stage = Stage(two_sites())
+        with capture_logs() as logs:
+            stage.app.reload_soon()
+            await settle()
+            await stage.app.start()
+            # The config is loaded in a thread.
+            while not any(entry["event"] == "reloaded" for entry in logs):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await stage.app.close()
+        return [entry["event"] for entry in logs]
+
+    events = asyncio.run(play())
+    assert events.index("starting") < events.index("reloaded")
+
+
+def test_a_stop_during_the_load_ends_the_start() -> None:
+    """SIGTERM while the config is being read ends `run` at once, before anything listens or polls."""
+    reading, read = threading.Event(), threading.Event()
+
+    def load() -> Config:
+        reading.set()
+        read.wait(10)
+        return two_sites()
+
+    async def play() -> list[Any]:
+        app = App(load, Options(("127.0.0.1:0",)))
+        with capture_logs() as logs:
+            running = asyncio.create_task(app.run())
+            await asyncio.to_thread(reading.wait, 10)
+            app.stop()
+            await asyncio.wait_for(running, 5)
+        read.set()
+        return logs
+
+    assert [] == asyncio.run(play())
 
 
 def test_a_process_has_its_share_of_the_sites() -> None:

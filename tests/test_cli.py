@@ -5,7 +5,9 @@ import json
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pytest
 
@@ -18,7 +20,6 @@ from tests.conftest import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     Captured = pytest.CaptureFixture[str]
 
@@ -126,6 +127,17 @@ def test_log_flags_have_their_choices(capsys: Captured, flag: str) -> None:
     text = capsys.readouterr().err
     assert "debug" in text
     assert "console" in text
+
+
+@pytest.mark.parametrize("flag", ["--log.level=warn", "--log.level=warning", "--log.format=logfmt"])
+def test_log_flags_take_what_prometheus_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, flag: str
+) -> None:
+    """`warn` and `logfmt`, as Prometheus' daemons call them, are taken beside our own."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET", "canary")
+
+    assert 0 == main(["check", flag])
+    assert "" == capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------- check
@@ -270,13 +282,86 @@ def test_check_online_tells_what_failed(
     out, err = capsys.readouterr()
 
     failed = [
-        f"failed: demo {path}: invalid_secret: the API answered invalid_secret"
+        f"failed: demo {path}: invalid_secret: the API answered invalid_secret: "
+        "it does not know the secret from the environment variable DEMO_SECRET"
         for path in ("/stats/history", "/stats/payout", "/user/top")
     ]
     assert 1 == code
     assert failed == sorted(reports(err))
     assert 'cryptoloot_up{endpoint="/user/top",site="demo"} 0' in out
     assert "canary" not in out + err
+
+
+class Streams(NamedTuple):
+    """stdout and stderr of a locale that knows few characters."""
+
+    out: TextIOWrapper
+    err: TextIOWrapper
+
+
+def speaking(encoding: str, monkeypatch: pytest.MonkeyPatch) -> Streams:
+    """Replace stdout and stderr by those of a locale."""
+    strict = Streams(*(TextIOWrapper(BytesIO(), encoding=encoding, errors="strict") for _ in range(2)))
+    monkeypatch.setattr("sys.stdout", strict.out)
+    monkeypatch.setattr("sys.stderr", strict.err)
+    return strict
+
+
+def written(stream: TextIOWrapper) -> bytes:
+    stream.flush()
+    return cast("BytesIO", stream.buffer).getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_pages_are_utf8_in_every_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """`check --online` prints any name as the page has it, and tells failures in what the locale knows."""
+    site = {"name": "caf\u00e9 \U0001f911", "secret": "canary"}
+    document = {"api": {"url": "http://127.0.0.1:1"}, "sites": [site]}
+    (tmp_path / "config.yaml").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    streams = speaking(encoding, monkeypatch)
+
+    assert 1 == main(["check", "--online"])
+    assert 'site="caf\u00e9 \U0001f911"' in written(streams.out).decode()
+    assert b"\\U0001f911 /stats/payout: connect: " in written(streams.err)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_openmetrics_are_utf8_in_every_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """`backfill --output -` writes what promtool reads, whatever the labels hold."""
+    monkeypatch.setenv("DEMO_SECRET", SECRET)
+    streams = speaking(encoding, monkeypatch)
+    with simulated() as url:
+        write_site(tmp_path, url)
+        code = main(["backfill", "--until=now", "--output=-", "--label=a=caf\u00e9 \U0001f911"])
+
+    lines = written(streams.out).decode().splitlines()
+    assert (0, "# EOF") == (code, lines[-1])
+    assert [] == [line for line in lines if line[0] != "#" and 'a="caf\u00e9 \U0001f911"' not in line]
+
+
+def test_check_tells_an_environment_that_run_would_refuse(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """A proxy that cannot be used is 2, and an entry of NO_PROXY that cannot be read is a warning."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET", "canary")
+    Path("config.yaml").write_text(
+        "{api: {proxy: environment}, sites: [{name: a, secret_env: CRYPTOLOOT_SECRET}]}"
+    )
+    monkeypatch.setenv("https_proxy", "socks5://proxy")
+    refused = main(["check"]), capsys.readouterr().err
+    monkeypatch.setenv("https_proxy", "http://proxy")
+    monkeypatch.setenv("no_proxy", "fd00::/200")
+    warned = main(["check"]), capsys.readouterr().err
+
+    assert (2, True) == (refused[0], "https_proxy names no HTTP proxy" in refused[1])
+    assert (0, True) == (
+        warned[0],
+        warned[1].startswith("warning: NO_PROXY: the entry 'fd00::/200' cannot be read"),
+    )
 
 
 # ------------------------------------------------------------------------------------------------- the rest

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"app", "backfill", "config", "log", "simulator", "web"},
     "app": {"api", "clock", "collectors", "config", "log", "pages", "polling", "web"},
-    "backfill": {"clock", "collectors", "config", "pages", "polling"},
+    "backfill": {"api", "clock", "collectors", "config", "pages", "polling"},
     "web": {"clock", "collectors", "config", "endpoint", "pages"},
     "polling": {"api", "clock", "collectors", "config", "endpoint", "log", "pages"},
     "pages": {"clock", "collectors", "config"},

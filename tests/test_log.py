@@ -108,6 +108,51 @@ def test_format_follows_the_terminal(stream: io.StringIO, is_json: bool) -> None
     assert is_json == stream.getvalue().startswith("{")
 
 
+def test_logfmt_has_the_same_pairs() -> None:
+    """As Prometheus' daemons write it: key=value, in quotes where a value is more than one word."""
+    stream = io.StringIO()
+    log.setup("info", "logfmt", stream)
+    logger.warning(
+        "poll_failed", site="a", detail='say "hi" x=1', after=1.5, ok=False, code=None, tries=[1, "b"], end=1
+    )
+
+    values = r"""site=a detail="say \"hi\" x=1" after=1.5 ok=false code=null tries="[1, \"b\"]" end=1"""
+    (line,) = stream.getvalue().splitlines()
+    assert f"level=warning event=poll_failed {values}" == line.partition("Z ")[2]
+    assert line.startswith("timestamp=20")
+
+
+LOGFMT = re.compile(r"""([A-Za-z0-9_.-]+)=("(?:[^"\\\x00-\x1f\x7f-\uffff]|\\.)*"|[^\s"=\\]*)(?: |$)""")
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=5), st.text(max_size=30) | st.integers() | st.lists(st.text()), max_size=3
+    )
+)
+def test_logfmt_can_be_read_back(values: dict[str, Any]) -> None:
+    """Whatever the keys and values, a line is pairs of a plain key and a word or a JSON string, all ASCII."""
+    stream = io.StringIO()
+    log.setup("info", "logfmt", stream)
+    logger.info("event", pairs=values, **{f"key {key}": value for key, value in values.items()})
+
+    (line,) = stream.getvalue().splitlines()
+    pairs = LOGFMT.findall(line)
+    assert line.isascii()
+    assert "".join(f"{key}={value} " for key, value in pairs).rstrip() == line.rstrip()
+    assert all(json.loads(value) is not None for _, value in pairs if value.startswith('"'))
+
+
+@pytest.mark.parametrize("level", ["warn", "WARN", "warning"])
+def test_warn_is_warning(level: str) -> None:
+    """The level's name in Prometheus' daemons is taken too."""
+    stream = as_json(level)
+    logger.info("quiet")
+    logger.warning("loud")
+
+    assert ["warning"] == [event["level"] for event in events(stream)]
+
+
 def test_levels_below_are_dropped() -> None:
     """Events under the level do not appear."""
     stream = as_json("warning")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,10 +19,12 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
-from exporter.api import errors
+from exporter.api import errors, faults
 from exporter.api.answers import Refused, raise_for_error
 from exporter.api.body import read_body
 from exporter.api.errors import ApiError
+from exporter.api.faults import Answer
+from exporter.api.route import Route, route_to
 from exporter.config import Api
 from exporter.config.problems import ConfigError, Problem
 from exporter.config.secret import Secret
@@ -51,33 +54,31 @@ class Request(Generic[T]):
 class Client:
     """Calls the API.
 
-    `transport` replaces the network in tests. Raises ConfigError if the certificates or the proxies of the
-    environment cannot be used.
+    `transport` replaces the network in tests. `warnings` are about variables of the environment. Raises
+    ConfigError if the certificates or the proxies of the environment cannot be used.
 
     Each call in flight has an httpx client, and so a connection, of its own. One httpx client would go
     through all its connections several times per request; with 50 of them that took longer than all the rest.
     """
 
-    def __init__(self, api: Api, user_agent: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        api: Api,
+        user_agent: str,
+        transport: httpx.AsyncBaseTransport | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         self._api = api
         self._idle: list[_HttpClient] = []  # the one that was used last comes last
         self._busy: set[_HttpClient] = set()
         self._closed = False
-        plain = api.url.startswith("http://") and api.proxy == "none"
-        try:
-            # Reading the roots of SSL_CERT_FILE or certifi takes 20 ms, so not where no TLS is spoken.
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
-            self._open = partial(_HttpClient, api, user_agent, context, transport)
-            self._idle.append(self._open())
-        except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
-            fault = type(error).__name__
-        else:
-            return
-        message = (
-            f"no HTTP client can be made ({fault}): look at SSL_CERT_FILE and SSL_CERT_DIR, and with "
-            "api.proxy: environment at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
-        )
-        raise ConfigError([Problem("api", message)])
+        self._route = route_to(api, environ)
+        self.warnings = self._route.warnings
+        context = _tls_context(api)
+        if self._route.proxy and self._route.proxy.url.scheme == "https":
+            self._route.proxy.ssl_context = default_roots()
+        self._open = partial(_HttpClient, api, user_agent, context, self._route, transport)
+        self._idle.append(self._open())
 
     async def close(self) -> None:
         """Close idle connections; calls in flight fail."""
@@ -85,30 +86,37 @@ class Client:
         for http in [*self._idle, *self._busy]:
             await http.aclose()
 
-    async def call(self, request: Request[T], secret: Secret) -> T:
-        """Send the request and return the decoded answer. Raises PollError and nothing else."""
+    async def call(self, request: Request[T], secret: Secret, source: str = "the config") -> T:
+        """Send the request and return the decoded answer. Raises PollError and nothing else.
+
+        `source` says where the secret is from, for the error about a wrong one.
+        """
         url, parameters = self._api.url + request.endpoint, {**request.parameters, "secret": secret.reveal()}
         body: bytes | errors.BadBody | errors.Unreached
+        events = _Events()
         try:
             async with (
                 asyncio.timeout(self._api.timeout),
                 self._lease() as http,
-                http.stream("GET", url, params=parameters) as response,
+                http.stream("GET", url, params=parameters, extensions={"trace": events}) as response,
             ):
                 body = await read_body(response, self._api.max_response_bytes)
         except errors.BadBody as error:
             # A status that is a failure counts before the body. The traceback would keep the body in memory.
             body = error.with_traceback(None) if response.is_success else b""
-        except (TimeoutError, httpx.TimeoutException):
-            body = errors.Timeout(f"no whole answer within {self._api.timeout:g} s")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
-            body = errors.unreached(error)
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+            body = faults.unreached(error, self._route, self._api.timeout, events)
         if isinstance(body, errors.Unreached):
             raise body
         try:
-            if isinstance(body, bytes) and len(body) > THREAD_BYTES:
-                return await asyncio.to_thread(_decode, request, response.status_code, body)
-            return _decode(request, response.status_code, body)
+            if isinstance(body, errors.BadBody):
+                raise body
+            location = response.extensions.get("location", "")
+            hidden = tuple(parameters.values())
+            answer = Answer(response.status_code, body, self._route, location, source, hidden)
+            if len(body) > THREAD_BYTES:
+                return await asyncio.to_thread(_decode, request, answer)
+            return _decode(request, answer)
         except errors.PollError as error:
             error.retry_after = response.headers.get("retry-after", "")[:MAX_RETRY_AFTER] or None
             raise error.with_traceback(None)  # noqa: B904 - the same error, without the frames of decoding
@@ -133,16 +141,29 @@ class Client:
                 await self._idle.pop(0).aclose()
 
 
+class _Events(list[str]):
+    """The events that httpcore traces for one request."""
+
+    async def __call__(self, event: str, _info: object) -> None:
+        self.append(event)
+
+
 class _HttpClient(httpx.AsyncClient):
     """An httpx client that follows no redirects and keeps no cookies; `last_used` in loop time."""
 
     last_used = 0.0
 
     def __init__(
-        self, api: Api, user_agent: str, context: ssl.SSLContext, transport: httpx.AsyncBaseTransport | None
+        self,
+        api: Api,
+        user_agent: str,
+        context: ssl.SSLContext,
+        route: Route,
+        transport: httpx.AsyncBaseTransport | None,
     ) -> None:
-        async def drop_location(response: httpx.Response) -> None:
-            response.headers.pop("location", None)  # httpx parses it all the same, and fails if it is no URL
+        async def move_location(response: httpx.Response) -> None:
+            # httpx parses the header though it follows no redirects, and fails if it is no URL.
+            response.extensions["location"] = response.headers.pop("location", "")
 
         super().__init__(
             transport=transport,
@@ -151,51 +172,53 @@ class _HttpClient(httpx.AsyncClient):
             # only httpx closes the socket of a handshake that hangs: its connect time-out must come first.
             timeout=httpx.Timeout(None, connect=0.9 * api.timeout),
             follow_redirects=False,
-            event_hooks={"response": [drop_location]},
-            trust_env=api.proxy == "environment",
+            event_hooks={"response": [move_location]},
+            trust_env=False,
+            proxy=None if transport else route.proxy,
             verify=context,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # sites must not share cookies
         )
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Send a request, again if the server has closed the kept connection in the meantime."""
-        connected = False
-
-        async def trace(event: str, _info: object) -> None:
-            nonlocal connected
-            connected = connected or event.startswith("connection.")
-
-        request.extensions["trace"] = trace
+        events: _Events = request.extensions["trace"]
         try:
             return await super().send(request, **options)
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-            if connected:  # for this request, so it was no kept connection
+            if any(event.startswith("connection.") for event in events):  # so it was no kept connection
                 raise
+        events.clear()
         return await super().send(request, **options)
 
 
-def _decode(request: Request[T], status: int, body: bytes | errors.BadBody) -> T:
+def default_roots() -> ssl.SSLContext:
+    """Return a context that trusts the roots of SSL_CERT_FILE, else certifi's. Raises ConfigError."""
+    try:
+        return httpx.create_ssl_context()
+    except (OSError, ValueError) as error:
+        fault = getattr(error, "strerror", None) or type(error).__name__
+    message = f"no HTTP client can be made: SSL_CERT_FILE or SSL_CERT_DIR names no certificates ({fault})"
+    raise ConfigError([Problem("api", message)])
+
+
+def _tls_context(api: Api) -> ssl.SSLContext:
+    if api.url.startswith("http:"):  # reading roots takes 20 ms, so not where no TLS is spoken
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return ssl.create_default_context(cadata=api.ca_file.pem) if api.ca_file else default_roots()
+
+
+def _decode(request: Request[T], answer: Answer) -> T:
     """Return the decoded answer.
 
     If several things are wrong, raise the first of: the API's `error`, the HTTP status, the body.
     """
-    if isinstance(body, errors.BadBody):
-        raise body
-    code = None
+    code, success = None, httpx.codes.is_success(answer.status)
     try:
-        if httpx.codes.is_success(status):
-            return request.decode(body)
-        raise_for_error(body)
+        if success and not faults.is_html(answer.body):
+            return request.decode(answer.body)
+        raise_for_error(answer.body)
     except Refused as refused:
         code = refused.code
     if code is not None:
-        for expected in (*errors.GLOBAL_ERRORS, *request.errors):
-            if expected.reason.value == code:
-                raise expected(f"the API answered {code}")
-        raise errors.UnknownError("the API answered with an error code that the reference does not have here")
-    detail = f"HTTP status {status}"
-    if status == httpx.codes.TOO_MANY_REQUESTS:
-        raise errors.RateLimited(detail)
-    if httpx.codes.is_redirect(status):
-        raise errors.Redirected(f"{detail}; redirects are not followed, since they carry the secret")
-    raise errors.HttpStatus(detail)
+        raise faults.refused(code, (*errors.GLOBAL_ERRORS, *request.errors), answer)
+    raise faults.not_json(answer) if success else faults.bad_status(answer)

@@ -22,16 +22,11 @@
             └── MissingInput, UnknownUser
 
 httpx puts the URL into its exceptions, and the URL holds the secret. So no exception of httpx is ever the
-cause or the context of ours, and no text here repeats what a server sent. The docstrings of the leaves are
-the table of reasons in docs/metrics.md.
+cause or the context of ours. The texts are made in `faults`, and those about a body where it is read. The
+docstrings of the leaves are the table of reasons in docs/metrics.md.
 """
 
-import socket
-import ssl
-from collections.abc import Iterator
 from typing import ClassVar
-
-import httpx
 
 from exporter.endpoint import Reason
 
@@ -145,30 +140,3 @@ class UnknownUser(UserRefused, reason=Reason.UNKNOWN_USER):
 
 # The codes that every endpoint may answer. A request names those that only its endpoint has.
 GLOBAL_ERRORS: tuple[type[ApiError], ...] = (InvalidSecret, BadRequest, WrongMethod, NotFound, InternalError)
-
-
-def unreached(error: Exception) -> Unreached:
-    """Return the error for what httpx or the operating system raised. Raise it outside the except block."""
-    causes = list(_chain(error))
-    if any(isinstance(cause, socket.gaierror | httpx.InvalidURL | UnicodeError) for cause in causes):
-        return DnsFailed("the host name of api.url cannot be resolved")
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return TlsFailed(f"the server's certificate is refused: {cause.verify_message}")
-        if isinstance(cause, ssl.SSLError):
-            return TlsFailed(f"the TLS handshake failed: {cause.reason}")
-    if isinstance(error, httpx.ProxyError):
-        return ConnectFailed("the proxy made no connection")
-    if isinstance(error, httpx.ConnectError):
-        refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
-        return ConnectFailed("the connection was refused" if refused else "no connection could be made")
-    return ConnectFailed("the connection broke within the answer")
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and everything that caused it."""
-    if error is not None:
-        yield error
-        yield from _chain(error.__cause__ or error.__context__)
-        for cause in error.exceptions if isinstance(error, BaseExceptionGroup) else ():  # one per address
-            yield from _chain(cause)

@@ -70,6 +70,8 @@ def _check(flags: Namespace, names: set[str]) -> None:
     if unknown := sorted(set(flags.site) - names):
         known = ", ".join(sorted(names))
         raise UsageError(f"--site {unknown[0]}: the config has no such site; it has {known}")
+    if flags.output == "-" and sys.__stdout__ is None:
+        raise UsageError("--output -: stdout is closed: open it, or name a file")
     if flags.gaps and flags.prometheus is None:
         raise UsageError("--gaps needs --prometheus: it says where the gaps are")
     if flags.since >= (math.inf if flags.until is None else flags.until):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import netrc
+import ssl
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TypeVar
@@ -11,6 +12,9 @@ from typing import TypeVar
 import httpx
 import msgspec
 
+from exporter.api.client import default_roots
+from exporter.api.faults import unreached
+from exporter.api.route import Route, host_and_port
 from exporter.backfill.samples import METRICS, Source, Windows
 from exporter.collectors.history import SETTLED_TIMESTAMP
 from exporter.collectors.metric import Metric
@@ -38,8 +42,16 @@ class Prometheus:
     """A Prometheus, or what answers like it, at a URL; `transport` replaces the network in tests."""
 
     def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._http = httpx.AsyncClient(base_url=url, transport=transport, timeout=TIMEOUT, trust_env=False)
-        self._name = f"Prometheus at {self._http.base_url.netloc.decode()}"
+        tls = url.startswith("https:")
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            transport=transport,
+            timeout=TIMEOUT,
+            trust_env=False,
+            verify=default_roots() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        )
+        self._route = Route(host_and_port(url), setting="--prometheus", ca_setting="SSL_CERT_FILE", tls=tls)
+        self._name = f"Prometheus at {self._route.target}"
         with contextlib.suppress(OSError, netrc.NetrcParseError):  # most have none, and need none
             self._http.auth = httpx.NetRCAuth()
 
@@ -124,11 +136,11 @@ class Prometheus:
             for key in ("data", *keys):
                 document = document[key]
             return msgspec.convert(document, kind), response.status_code
-        except httpx.HTTPError as error:
-            # Without the error's text: it may hold the URL.
-            raise PrometheusError(f"{self._name} cannot be reached: {type(error).__name__}") from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+            fault = unreached(error, self._route, TIMEOUT)
         except (msgspec.MsgspecError, LookupError, TypeError, RecursionError, UnicodeDecodeError):
             return None, response.status_code
+        raise PrometheusError(f"Prometheus cannot be reached: {fault}")
 
 
 def gaps(times: Sequence[float]) -> Windows:

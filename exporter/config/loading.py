@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from msgspec import UNSET
 
 from exporter.config import schema, sections
+from exporter.config.authority import Authority, read_authority
 from exporter.config.problems import ConfigError, Problem, Problems
 from exporter.config.secret import (
     Secret,
@@ -130,10 +131,22 @@ class _Builder(NamedTuple):
     def api(self, values: dict[str, Any], sites: int) -> Api:
         # More sites than 8 slots can serve in time get more slots. Beyond 64, httpx itself is the bottleneck.
         slots = min(max(8, math.ceil(sites / 20)), 64)
+        if "ca_file" in values:
+            values = values | {"ca_file": self.authority(values["ca_file"])}
         api = Api(**schema.defaults(sections.ApiSection) | {"max_concurrency": slots} | values)
         if not (api.allow_insecure or api.private or self.problems.has("api.allow_insecure")):
             self.problems.add("api.url", _INSECURE)
+        if api.ca_file and api.url.startswith("http:"):
+            self.problems.warn("api.ca_file", "without effect: api.url is http://, without certificates")
         return api
+
+    def authority(self, name: str) -> Authority | None:
+        """Read `api.ca_file`. With a fault, there is none."""
+        try:
+            return read_authority(self.directory / name)
+        except ValueError as error:
+            self.problems.add("api.ca_file", f"the file named here {error}{self.sought(name)}")
+        return None
 
     def site(self, number: int, values: dict[str, Any], poll: dict[str, Any]) -> dict[str, Any]:
         """Return a site's own fields, read first: their problems come before those of `users` and `api`."""
@@ -211,9 +224,7 @@ class _Builder(NamedTuple):
                 what = {"env": "environment variable named here", "file": "file named here"}.get(kind, kind)
                 if place in self.problems.aliases:
                     what = what.removeprefix("environment ").removesuffix(" named here")
-                relative = kind == "file" and self.directory / value != Path(value)
-                hint = " (sought from the config file's directory)" if relative else ""
-                self.problems.add(place, f"the {what} {error}{hint}")
+                self.problems.add(place, f"the {what} {error}{self.sought(value) if kind == 'file' else ''}")
             else:
                 if message := doubt(result.value):
                     self.problems.warn(place, message)
@@ -229,6 +240,10 @@ class _Builder(NamedTuple):
         message = "a secret in the config file is copied along with it: use secret_env or secret_file"
         self.problems.warn(path, message)
         return SecretSource(clean(value))
+
+    def sought(self, file: str) -> str:
+        """Say where a relative file was sought, if that is not the working directory."""
+        return " (sought from the config file's directory)" if self.directory / file != Path(file) else ""
 
     def secret_file(self, name: str, path: str) -> Secret:
         """Read a secret file and warn if others can reach it. Raises ValueError."""

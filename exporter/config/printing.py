@@ -20,8 +20,9 @@ def masked(config: Config) -> str:
     """
     common = Counter(site.polls for site in config.sites).most_common(1)  # a shard may have no sites
     poll = _poll_sections(common[0][0]) if common else {}
+    api = asdict(config.api) | ({"ca_file": str(config.api.ca_file.file)} if config.api.ca_file else {})
     document = {
-        "api": schema.write(asdict(config.api), ApiSection),
+        "api": schema.write({key: value for key, value in api.items() if value is not None}, ApiSection),
         "sites": [_site_section(site, poll) for site in config.sites],
         **({"poll": poll} if poll else {}),
         "users": {"names": config.users.names} | ({"names_key": MASK} if config.users.key else {}),

@@ -64,6 +64,12 @@ class SecretSource:  # noqa: PLW1641 - the dataclass makes a hash, of env and fi
     env: str | None = None
     file: Path | None = None
 
+    def __str__(self) -> str:
+        """Say where the secret is from, without a path: pages show it."""
+        if self.env:
+            return f"the environment variable {self.env}"
+        return f"the file {self.file.name}" if self.file else "the config"
+
     def __eq__(self, other: object) -> bool:
         """Compare what was configured: a file is the same source when its content has changed."""
         if not isinstance(other, SecretSource) or (self.env, self.file) != (other.env, other.file):

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from exporter.config.authority import Authority
 from exporter.config.schema import Section, fields, unwrap
 from exporter.config.secret import Secret, SecretSource
 from exporter.config.values import Duration, Label, Names, Size, Text, Url, Variable
@@ -39,7 +40,17 @@ class ApiSection(Section):
     allow_insecure: Annotated[
         bool, _about("allow http:// to other hosts than this one: secrets go in the clear")
     ] = False
-    proxy: Annotated[_Proxy, _about("environment: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say")] = "none"
+    proxy: Annotated[
+        _Proxy,
+        _about("environment: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY (names, addresses and ranges) say"),
+    ] = "none"
+    ca_file: Annotated[
+        Text | UnsetType,
+        _about(
+            "a PEM file of the roots to trust for url, sought from the config's directory, read at the start "
+            "and on a reload; default: what SSL_CERT_FILE or SSL_CERT_DIR names, else certifi's roots"
+        ),
+    ] = UNSET
 
 
 class Api(Struct, frozen=True, gc=False):
@@ -51,6 +62,7 @@ class Api(Struct, frozen=True, gc=False):
     max_response_bytes: int
     allow_insecure: bool
     proxy: _Proxy
+    ca_file: Authority | None = None
 
     @property
     def host(self) -> str:

@@ -261,7 +261,7 @@ class Poller:
                 if began is None:
                     began = now
                     self._own.poll_delay.observe(max(0.0, now.mono - loop.state.due))
-                return await self._client.call(request, loop.read_secret())
+                return await self._client.call(request, loop.read_secret(), str(job.site.secret))
 
         error, answer = None, None
         try:

@@ -11,6 +11,11 @@ BACKLOG = 1024
 SEND_BUFFER = 128 * 1024  # bytes the kernel keeps of what a client does not read; its default is up to 4 MiB
 LAST_PORT = 65535
 OTHER_FILES = 96  # that are no clients' connections: 64 calls to the API, listeners, files of the config
+FLAG = "--web.listen-address"
+ADVICE: dict[int | None, str] = {
+    errno.EADDRINUSE: "choose another port, or stop the process that listens there",
+    errno.EACCES: "choose a port from 1024, or allow CAP_NET_BIND_SERVICE",
+}
 
 
 class AddressError(Exception):
@@ -22,9 +27,9 @@ def parse_address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not port.isdecimal() or not port.isascii() or int(port) > LAST_PORT:
-        raise AddressError(f"{text!r}: expected HOST:PORT, for example 0.0.0.0:12758 or [::]:12758")
+        raise AddressError(f"{FLAG}: {text!r}: expected HOST:PORT, for example 0.0.0.0:12758 or [::]:12758")
     if ":" in host and not bracketed:
-        raise AddressError(f"{text!r}: an IPv6 address needs brackets, for example [::1]:12758")
+        raise AddressError(f"{FLAG}: {text!r}: an IPv6 address needs brackets, for example [::1]:12758")
     return host[1:-1] if bracketed else host, int(port)
 
 
@@ -38,7 +43,8 @@ def listen(addresses: Sequence[str]) -> list[socket.socket]:
                 listening = opened.enter_context(_listen_on(host, port))
             except (OSError, UnicodeError) as error:
                 why = getattr(error, "strerror", None) or error
-                raise AddressError(f"cannot listen on {text}: {why}") from None
+                advice = ADVICE.get(getattr(error, "errno", None), "choose another address")
+                raise AddressError(f"{FLAG}: cannot listen on {text}: {why}: {advice}") from None
             sockets.append(listening)
         opened.pop_all()  # all are open: leave them so
     return sockets

@@ -23,7 +23,7 @@ from exporter.api.answers import HistoryRow, Payout, User
 from exporter.api.client import MAX_IDLE, THREAD_BYTES, Client, Request
 from exporter.api.errors import PollError
 from exporter.config import ConfigError
-from exporter.config.secret import Secret
+from exporter.config.secret import Secret, SecretSource
 from exporter.endpoint import Reason
 from tests.api.calls import (
     ASK_HISTORY,
@@ -33,6 +33,7 @@ from tests.api.calls import (
     LIMIT,
     PAYOUT,
     REQUESTS,
+    SECRET,
     SHORT,
     SMALL,
     USER_AGENT,
@@ -59,11 +60,15 @@ PROXY_VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a self-signed certificate of 127.0.0.1, its key in the same file."""
     file = tmp_path_factory.mktemp("tls") / "server.pem"
+    self_signed(file)
+    return file
+
+
+def self_signed(file: Path) -> None:
     making = "req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=loopback"
     naming = f"-addext subjectAltName=IP:127.0.0.1 -keyout {file} -out {file}"
     command = [required("openssl"), *making.split(), *naming.split()]
     subprocess.run(command, check=True, capture_output=True)
-    return file
 
 
 def with_key(certificate: Path) -> ssl.SSLContext:
@@ -100,19 +105,20 @@ def test_a_certificate_of_another_name_is_refused(certificate: Path, monkeypatch
 def test_a_handshake_that_hangs_leaves_nothing_open() -> None:
     """A handshake that is not answered is `timeout`, and its socket is not left to the garbage collector."""
 
-    async def play() -> tuple[Any, list[bool]]:
+    async def play() -> tuple[Any, int, list[bool]]:
         async with (
             Server(Reply((), "hang"), hasty=True) as server,
             calling(f"https://127.0.0.1:{server.port}", timeout="1s") as client,
         ):
             error = await outcome(client)
             await asyncio.sleep(0.1)
-            return error, server.ended
+            return error, server.port, server.ended
 
     with uncollected():
-        error, ended = asyncio.run(play())
+        error, port, ended = asyncio.run(play())
 
     assert Reason.TIMEOUT is error.reason
+    assert str(error).startswith(f"no connection to 127.0.0.1:{port} within 1 s")
     assert [] == leaks(error)
     assert [True] == ended
 
@@ -319,11 +325,11 @@ def test_calls_that_take_all_idle_clients_while_one_is_closed_spoil_no_answer() 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "HTTPS_PROXY"])
 def test_an_environment_that_cannot_be_used_is_told(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing certificate file or an odd proxy is an error that names the variables, not a crash."""
+    """A missing certificate file or an odd proxy is an error that names the variable, not a crash."""
     monkeypatch.setenv(variable, "ftp://canary@nowhere")
 
-    with pytest.raises(ConfigError, match=rf"^api: no HTTP client .*{variable}") as error:
-        Client(parsed(api={"proxy": "environment"}).api, "test")
+    with pytest.raises(ConfigError, match=rf"^api(\.proxy)?: no HTTP client .*{variable}") as error:
+        Client(parsed("https://api.invalid", api={"proxy": "environment"}).api, "test")
     assert "canary" not in repr(error.value)
     assert error.value.__context__ is None
 
@@ -357,34 +363,136 @@ def test_the_proxy_of_the_environment(
     assert (PAYOUT, *expected) == asyncio.run(play())
 
 
-def test_a_refused_proxy_fails_like_any_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that cannot be reached is `connect`, and the secret stays hidden."""
-    with closed_port() as closed:
-        for name in PROXY_VARIABLES:
-            monkeypatch.setenv(name, "" if name == "no_proxy" else f"http://127.0.0.1:{closed}")
-        error = hear(reply(), proxy="environment").result
+TUNNELLED, FORWARDED = "https://api.invalid", "http://api.invalid"
 
-    assert Reason.CONNECT is error.reason
+
+CREDENTIALS = "write http://USER:PASSWORD@HOST:PORT into"
+REFUSED = "the proxy {proxy} refused the way to api.invalid:443 with HTTP status"
+TUNNEL = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("expected", "url", "answer"),
+    [
+        (f"{REFUSED} 407: {CREDENTIALS} HTTPS_PROXY", TUNNELLED, reply(HTML, 407)),
+        (f"{REFUSED} 403: allow this host at the proxy, or name it in NO_PROXY", TUNNELLED, reply(b"", 403)),
+        (f"{REFUSED} 502: the proxy does not reach this host", TUNNELLED, reply(b"", 502)),
+        ("the connection to the proxy {proxy} broke", TUNNELLED, Reply((b"",))),
+        ("no whole answer from the proxy {proxy} within", TUNNELLED, Reply((), "hang")),
+        (
+            "the proxy {proxy} does not answer in HTTP: correct the port",
+            TUNNELLED,
+            Reply((b"\x15\x03\x03\r\n",)),
+        ),
+        # Once there is a tunnel, the failure is the server's.
+        ("api.invalid:443 does not speak TLS", TUNNELLED, Reply((TUNNEL, HTML))),
+        (
+            f"HTTP status 407 through the proxy {{proxy}}: {CREDENTIALS} HTTP_PROXY",
+            FORWARDED,
+            reply(b"", 407),
+        ),
+        ("HTTP status 502 through the proxy {proxy}", FORWARDED, reply(b"", 502)),
+        (
+            "no whole answer from api.invalid:80 through the proxy {proxy} within",
+            FORWARDED,
+            Reply((), "hang"),
+        ),
+        ("the connection to api.invalid:80 through the proxy {proxy} broke", FORWARDED, Reply((b"",))),
+    ],
+)
+def test_a_fault_of_the_proxy_names_the_proxy(expected: str, url: str, answer: Reply) -> None:
+    """What the proxy does, or may have done, is told as the proxy's: its host, the status, what to do.
+
+    It sees the host of the API, and of a tunnel not the secret; its own password is in no text.
+    """
+    error, port, heads = through_proxy("http", url, answer)
+
+    assert str(error).startswith(expected.format(proxy=f"127.0.0.1:{port}"))
     assert [] == leaks(error)
+    assert [] == [head for head in heads if url == TUNNELLED and "canary" in head]
 
 
-def test_a_proxy_that_refuses_fails_like_any_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that opens no tunnel is `connect`; it sees the host of the API, and not the secret."""
-    for name in PROXY_VARIABLES:
-        monkeypatch.delenv(name.upper(), raising=False)
-        monkeypatch.delenv(name, raising=False)
+def test_a_proxy_that_speaks_no_tls_is_named() -> None:
+    """https:// in the variable of a plain proxy is told as that, and not as a fault of the API."""
+    error, port, _ = through_proxy("https", TUNNELLED, reply(HTML, 400), hasty=True)
 
-    async def play() -> tuple[Any, list[str]]:
-        async with Server(reply(HTML, 407)) as between:
-            monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{between.port}")
-            async with calling("https://api.invalid", proxy="environment") as client:
-                return await outcome(client), between.heads
+    fault = "does not speak TLS: correct the port or https:// in HTTPS_PROXY"
+    assert (Reason.TLS, f"the proxy 127.0.0.1:{port} {fault}") == (error.reason, str(error))
 
-    error, heads = asyncio.run(play())
 
-    assert (Reason.CONNECT, "the proxy made no connection") == (error.reason, str(error))
-    assert ["CONNECT api.invalid:443 HTTP/1.1"] == [head.split("\r\n")[0] for head in heads]
-    assert [] == leaks(error) + [head for head in heads if "canary" in head]
+def through_proxy(scheme: str, url: str, answer: Reply, *, hasty: bool = False) -> tuple[Any, int, list[str]]:
+    """Call the API through a proxy that answers like this; return the outcome, the port and what it saw."""
+
+    async def play() -> tuple[Any, int, list[str]]:
+        async with Server(answer, hasty=hasty) as between:
+            value = f"{scheme}://user:canary@127.0.0.1:{between.port}"
+            options = {"proxy": "environment", "allow_insecure": True, "timeout": "500ms"}
+            environ = {"HTTPS_PROXY": value, "HTTP_PROXY": value}
+            client = Client(parsed(url, api=options).api, USER_AGENT, None, environ)
+            try:
+                return await outcome(client), between.port, between.heads
+            finally:
+                await client.close()
+
+    return asyncio.run(play())
+
+
+@pytest.mark.parametrize("url", [TUNNELLED, FORWARDED])
+def test_a_proxy_that_cannot_be_reached_is_named(url: str) -> None:
+    """A refused port and a name without address are told with the proxy's name and its variable."""
+    options = parsed(url, api={"proxy": "environment", "allow_insecure": True}).api
+    with closed_port() as closed:
+        refused, unknown = (
+            asyncio.run(outcome(Client(options, USER_AGENT, None, {"ALL_PROXY": proxy})))
+            for proxy in (f"http://127.0.0.1:{closed}", "no-such-proxy.invalid:3128")
+        )
+
+    assert f"the proxy 127.0.0.1:{closed} refused the connection" == str(refused)
+    assert "the host name no-such-proxy.invalid of ALL_PROXY cannot be resolved" == str(unknown)
+
+
+def test_invalid_secret_says_which_secret(tmp_path: Path) -> None:
+    """The environment variable, or the file without its directory, and never the value."""
+    file = tmp_path / "canary-of-directory" / "shop.secret"
+    sources = [SecretSource(SECRET, env="SHOP_SECRET"), SecretSource(SECRET, file=file), SecretSource(SECRET)]
+
+    async def call(source: SecretSource) -> object:
+        try:
+            return await client.call(ASK_PAYOUT, source.value, str(source))
+        except PollError as error:
+            return str(error)
+
+    said = []
+    for source in sources:
+        client, network = canned()
+        network.response = in_pieces(401, b'{"error":"invalid_secret"}')
+        said.append(asyncio.run(call(source)))
+
+    unknown = "the API answered invalid_secret: it does not know the secret from"
+    places = ("the environment variable SHOP_SECRET", "the file shop.secret", "the config")
+    assert [f"{unknown} {place}" for place in places] == said
+
+
+def test_an_authority_of_ones_own_is_trusted(certificate: Path) -> None:
+    """`api.ca_file` names the roots for api.url; without it the failure says so."""
+    url = "https://127.0.0.1:{port}"
+
+    assert PAYOUT == hear(reply(), url=url, tls=with_key(certificate), ca_file=str(certificate)).result
+    assert str(hear(reply(), url=url, tls=with_key(certificate)).result).endswith(
+        "is refused: self-signed certificate: name its authority in api.ca_file"
+    )
+
+
+def test_an_authority_of_ones_own_replaces_the_others(
+    certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `api.ca_file` the roots of SSL_CERT_FILE are not trusted: only the own ones are."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    other = tmp_path / "other.pem"
+    self_signed(other)
+    heard = hear(reply(), url="https://127.0.0.1:{port}", tls=with_key(certificate), ca_file=str(other))
+
+    assert Reason.TLS is heard.result.reason
 
 
 @pytest.mark.parametrize(("expected", "seconds"), [("120", "120"), (None, ""), ("x" * 64, "x" * 65)])

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from exporter.api import errors
 from exporter.api.errors import PollError
+from exporter.api.faults import is_html
+from exporter.config.secret import Secret
 from exporter.endpoint import Reason
-from tests.api.calls import REQUESTS, answered, calling, hear, in_pieces, leaks, outcome
-from tests.api.faults import FAULTS, Fault
-from tests.api.raw_server import GOOD, HTML, Server, refuse, reply
+from tests.api.calls import (
+    ASK_BALANCE,
+    ASK_PAYOUT,
+    REQUESTS,
+    SHORT,
+    answered,
+    calling,
+    canned,
+    hear,
+    in_pieces,
+    leaks,
+    outcome,
+)
+from tests.api.faults import FAULTS, NOWHERE, Fault
+from tests.api.raw_server import GOOD, HTML, Reply, Server, message, refuse, reply
 
 if TYPE_CHECKING:
-    from exporter.api.client import Request
+    from exporter.api.client import Client, Request
 
 every_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 
@@ -160,11 +177,129 @@ def test_redirects_are_not_followed(status: int, body: bytes) -> None:
 
 
 def test_foreign_text_is_not_repeated() -> None:
-    """What a server chooses to say, in a status line, a code or a body, is in no text of ours."""
-    replies = [reply(b"johnd"), reply(b'{"johnd":1}'), refuse("johnd"), reply(b"", 500, "X: johnd")]
-    failures = [hear(answer).result for answer in replies]
+    """What a server chooses to say, in a status line, a code, a body or a redirect, is in no text of ours.
 
-    assert [] == [str(failure) for failure in failures if "johnd" in str(failure) + repr(failure)]
+    A code and a host are shown where they look like one, and hold neither the secret nor a parameter.
+    """
+    replies = [reply(b"johnd"), reply(b'{"johnd":1}'), reply(b"", 500, "X: johnd"), reply(b"<p>johnd", 403)]
+    replies += [refuse(code) for code in ("johnd!", "Johnd", "johnd" * 9, "johnd1", "johnd\n")]
+    replies += [
+        reply(b"", 302, f"Location: https://{target}") for target in ("a/johnd", "a b.johnd", "johnd@a")
+    ]
+    failures = [hear(answer).result for answer in replies]
+    failures += [hear(refuse(code), request=ASK_BALANCE).result for code in ("johnd", "no_such_johnd")]
+    failures.append(hear(reply(b"", 302, "Location: //johnd.example.com/"), request=ASK_BALANCE).result)
+
+    assert [] == [str(failure) for failure in failures if "johnd" in (str(failure) + repr(failure)).lower()]
+
+
+codes = (st.text(max_size=60) | st.text(st.sampled_from("a_k"), max_size=60)).filter(
+    lambda code: code not in list(Reason)
+)
+
+
+@given(codes)
+@example("a" * 40)
+@example("a" * 41)
+@example("kkkk")
+def test_an_unknown_code_is_shown_where_it_looks_like_one(code: str) -> None:
+    """Of a code that the reference does not have, [a-z_]{1,40} is shown, unless it holds the secret."""
+    body = json.dumps({"success": False, "error": code}).encode()
+    client, network = canned()
+    network.response = in_pieces(200, body)
+    error = asyncio.run(_failure(client, Secret("kkkk")))
+
+    shown = re.fullmatch("[a-z_]{1,40}", code) and "kkkk" not in code
+    with_code = f"the API answered {code}, an error code that the reference does not have here"
+    without = "the API answered with an error code that the reference does not have here"
+    assert (with_code if shown else without) == str(error)
+
+
+async def _failure(client: Client, secret: Secret) -> PollError:
+    with pytest.raises(PollError) as caught:
+        await client.call(ASK_PAYOUT, secret)
+    return caught.value
+
+
+PAGE = b"\n<!DOCTYPE html>\n<html><h1>Sorry</h1></html>"
+
+
+@pytest.mark.parametrize(
+    ("expected", "status", "body", "headers"),
+    [
+        ("the answer is an HTML page and not JSON: correct api.url", 200, PAGE, {}),
+        ("the answer is an HTML page and not JSON", 200, HTML, {}),
+        ("HTTP status 403 with an HTML page, so the API has not answered: correct api.url", 403, PAGE, {}),
+        ("HTTP status 503 with an HTML page", 503, PAGE, {}),
+        ("HTTP status 429 with an HTML page", 429, PAGE, {}),
+        ("HTTP status 404 with an HTML page: correct api.url", 404, PAGE, {}),
+        ("HTTP status 404: correct api.url", 404, b"", {}),
+        ("the API answered not_found: correct api.url", 404, b'{"error":"not_found"}', {}),
+        ("HTTP status 500", 500, b"{}", {}),
+        (
+            "HTTP status 302 to https://example.com (if the",
+            302,
+            b"",
+            {"location": "https://EXAMPLE.com/a?b=c"},
+        ),
+        ("HTTP status 301 to https://[::1]:8443 (if the", 301, b"", {"location": "https://[::1]:8443/"}),
+        ("HTTP status 308 to example.com (if the", 308, b"", {"location": "//example.com"}),
+        ("HTTP status 302; redirects are not followed", 302, b"", {"location": "/elsewhere"}),
+    ],
+)
+def test_a_refusal_says_who_answers_and_what_to_correct(
+    expected: str, status: int, body: bytes, headers: dict[str, str]
+) -> None:
+    """HTML is called HTML, 404 and not_found lead to api.url, and a redirect names its host and no more."""
+    text = str(answered(in_pieces(status, body, 1 << 16, **headers)))
+
+    assert text.startswith(expected)
+    assert "?b" not in text
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"", b"<", b"<html", b"  <!doctype html ", b"<?xml ?><p>"]))
+def test_json_is_never_called_html(data: bytes, start: bytes) -> None:
+    """What can be read as JSON is no HTML page, whatever is in it."""
+    body = start + data
+    try:
+        json.loads(body)
+    except ValueError:
+        assert is_html(b"<html>" + body)
+    else:
+        assert not is_html(body)
+
+
+CLOSED, HASTY = "http://127.0.0.1:{closed}", {"url": "https://127.0.0.1:{port}", "hasty": True}
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "options"),
+    [
+        ("127.0.0.1:{port} refused the connection", NOWHERE, {"url": CLOSED}),
+        (
+            "the host name no-such-host.invalid of api.url cannot",
+            NOWHERE,
+            {"url": "https://no-such-host.invalid"},
+        ),
+        (
+            "127.0.0.1:{port} does not speak TLS: correct the port or https:// in api.url",
+            reply(HTML, 400),
+            HASTY,
+        ),
+        ("127.0.0.1:{port} broke off the TLS handshake: correct", NOWHERE, HASTY),
+        ("the TLS handshake with 127.0.0.1:{port} failed: ", FAULTS["a TLS alert"].reply, HASTY),
+        ("127.0.0.1:{port} does not answer in HTTP: correct the port", FAULTS["binary"].reply, {}),
+        ("the answer of 127.0.0.1:{port} is not valid HTTP", FAULTS["two lengths"].reply, {}),
+        ("the connection to 127.0.0.1:{port} broke within the answer", Reply((message()[:-1],)), {}),
+        ("no whole answer from 127.0.0.1:{port} within 0.2 s", Reply((), "hang"), SHORT),
+    ],
+)
+def test_a_server_that_is_not_reached_is_named(expected: str, answer: Reply, options: dict[str, Any]) -> None:
+    """Host and port of what was called are in every failure without an answer, and what to correct."""
+    heard = hear(answer, **options)
+    port = re.search(r"127.0.0.1:(\d+)", str(heard.result))
+
+    assert str(heard.result).startswith(expected.format(port=port[1] if port else ""))
 
 
 def test_the_reasons_are_the_contracts() -> None:

@@ -16,6 +16,7 @@ from exporter.backfill.prometheus import LOOKBACK, Prometheus, PrometheusError, 
 from exporter.backfill.samples import Source, exposition, windows_until
 from exporter.collectors.history import HASHRATE
 from exporter.collectors.history_rows import DAY, HOUR
+from tests.api.raw_server import Reply, Server, closed_port
 from tests.backfill.sources import LABELS, read, source, week
 from tests.conftest import WALL, examples
 
@@ -122,6 +123,34 @@ def test_an_answer_that_is_none_is_told(answer: Any, status: int) -> None:
 
     assert str(caught.value).startswith("Prometheus at prom:9090: no answer to a query")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("expected", "url"),
+    [
+        ("127.0.0.1:{closed} refused the connection", "http://127.0.0.1:{closed}/"),
+        (
+            "the host name no-such-host.invalid of --prometheus cannot be resolved",
+            "https://no-such-host.invalid",
+        ),
+        ("127.0.0.1:{port} does not speak TLS: correct the port or https:// in", "https://127.0.0.1:{port}"),
+        ("the connection to 127.0.0.1:{port} broke", "http://127.0.0.1:{port}"),
+    ],
+)
+def test_a_prometheus_that_is_not_reached_is_told(expected: str, url: str) -> None:
+    """What happened, to which host, and what to correct, in words; no name of a class."""
+
+    async def play(closed: int) -> tuple[str, int]:
+        async with Server(Reply((b"HTTP/1.1 2",)), hasty=True) as server:
+            prometheus = Prometheus(url.format(closed=closed, port=server.port))
+            with pytest.raises(PrometheusError) as caught:
+                await prometheus.missing([source(week())], -inf, WALL, gaps_only=False)
+            return str(caught.value), server.port
+
+    with closed_port() as closed:
+        said, port = asyncio.run(play(closed))
+
+    assert said.startswith("Prometheus cannot be reached: " + expected.format(closed=closed, port=port))
 
 
 def test_windows_end_where_a_series_begins() -> None:

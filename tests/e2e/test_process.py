@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import pty
@@ -202,6 +203,16 @@ def test_the_simulator_stops_with_answers_it_owes(tmp_path: Path) -> None:
             assert [] == problems(program)
 
 
+def test_answers_that_an_incident_cuts_off_are_no_errors(tmp_path: Path) -> None:
+    """An incident that the simulator was told to play is no error of the program, and is logged as none."""
+    with simulating(tmp_path, "--sites=a=b", "--incident=a:outage-cut:-1s:1h") as port:
+        with pytest.raises(http.client.IncompleteRead):
+            ask(port, "/stats/payout?secret=b")
+
+        logs = "".join(file.read_text() for file in tmp_path.glob("*.err"))
+        assert "library_message" not in logs
+
+
 def test_a_port_in_use_is_told(tmp_path: Path, silent: int) -> None:
     """Where somebody else listens: 2, one clear line, and nothing polled, crashed or announced before it."""
     write_config(tmp_path, silent, *inline("a"))
@@ -211,7 +222,9 @@ def test_a_port_in_use_is_told(tmp_path: Path, silent: int) -> None:
 
     *before, last = program.err.read_text().splitlines()
     assert 2 == code
-    assert f"cannot listen on 127.0.0.1:{silent}: Address already in use" == last
+    fault = f"cannot listen on 127.0.0.1:{silent}: Address already in use"
+    advice = "choose another port, or stop the process that listens there"
+    assert f"--web.listen-address: {fault}: {advice}" == last
     assert [] == [line for line in before if "error" in line or "listening" in line]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from exporter.web.listening import (
+    FLAG,
     OTHER_FILES,
     AddressError,
     address_of,
@@ -39,15 +40,15 @@ def test_addresses_are_split(expected: tuple[str, int], text: str) -> None:
     "text", ["", "12758", "localhost", "host:", "host:http", "host:65536", "::1:80", "host:-1"]
 )
 def test_bad_addresses_are_told(text: str) -> None:
-    """What is no HOST:PORT is refused with the text and an example."""
-    with pytest.raises(AddressError, match="for example"):
+    """What is no HOST:PORT is refused with the flag, the text and an example."""
+    with pytest.raises(AddressError, match=f"^{FLAG}: .*for example"):
         parse_address(text)
 
 
 def test_all_addresses_or_none() -> None:
-    """When one of several addresses is taken, none stays open, and the error names it."""
+    """When one of several addresses is taken, none stays open, and the error names it and the flag."""
     (taken,) = listen(["127.0.0.1:0"])
-    with taken, pytest.raises(AddressError, match=f"cannot listen on {address_of(taken)}"):
+    with taken, pytest.raises(AddressError, match=f"^{FLAG}: cannot listen on {address_of(taken)}"):
         listen(["127.0.0.1:0", address_of(taken)])
 
 

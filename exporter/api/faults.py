@@ -1,0 +1,230 @@
+"""What is wrong with a call, in words: what happened, at which host, and what to do.
+
+Nothing that a server has sent is repeated, with two exceptions: an error code and the host of a redirect, if
+they look like one and do not hold the secret or a parameter of the call.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import httpx
+
+from exporter.api import errors
+from exporter.api.errors import ApiError, BadStatus, ConnectFailed, DnsFailed, Timeout, TlsFailed, Unreached
+from exporter.api.route import Route
+
+# What OpenSSL calls bytes that are no TLS.
+_NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}
+_UNKNOWN_ISSUER = {2, 18, 19, 20, 21}  # of OpenSSL's codes for a certificate that is refused
+# How httpcore and h11 call a connection that ended, and an answer that is something else than HTTP. Only how
+# a text begins counts: the rest may be the server's.
+_ENDED = ("Server disconnected", "peer closed connection", "peer unexpectedly closed connection")
+_NO_HTTP = ("illegal status line", "illegal request line")
+_UNFINISHED = re.compile(r"\.(connect_tcp|start_tls)\.(started|failed)")
+_TUNNEL_ADVICE = {
+    403: "allow this host at the proxy, or name it in NO_PROXY",
+    407: "write http://USER:PASSWORD@HOST:PORT into {setting}",
+    502: "the proxy does not reach this host",
+    503: "the proxy does not reach this host",
+    504: "the proxy does not reach this host",
+}
+_WHO_ANSWERS = "correct {setting}, or look at proxies and firewalls on the way"
+_HTML = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<(!doctype\s+html|!--|html|head|body|title|meta|script|center|h[1-6]|p|div)\b",
+    re.IGNORECASE,
+)
+_CODE = re.compile("[a-z_]{1,40}")
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
+_MIN_HIDDEN = 4  # characters; a shorter secret is part of many words
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a text about an answer needs: the way it came, and what may not be shown (`hidden`).
+
+    `secret_source` says where the secret is from; `location` is the header of a redirect.
+    """
+
+    status: int
+    body: bytes
+    route: Route
+    location: str = ""
+    secret_source: str = ""
+    hidden: Collection[str] = ()
+
+
+# ----------------------------------------------------------------------------------------- without an answer
+
+
+class _Peer(NamedTuple):
+    """Whom a failure is about: the proxy or the server, and where an operator corrects its address."""
+
+    name: str
+    host: str
+    setting: str
+    ca_setting: str
+    path: str  # its name, and what else lies on the way
+
+
+def unreached(error: Exception, route: Route, timeout: float, events: Sequence[str] = ()) -> Unreached:
+    """Return the error for what httpx or the operating system raised. Raise it outside the except block.
+
+    `events` are those that httpcore has traced for the request: they tell how far it came.
+    """
+    causes, peer = list(_chain(error)), _peer(route, events)
+    if any(isinstance(cause, socket.gaierror | httpx.InvalidURL | UnicodeError) for cause in causes):
+        return DnsFailed(f"the host name {peer.host} of {peer.setting} cannot be resolved")
+    out_of_time = isinstance(error, TimeoutError | httpx.TimeoutException)
+    if out_of_time and (isinstance(error, httpx.ConnectTimeout) or _unfinished(events)):
+        return Timeout(f"no connection to {peer.name} within {timeout:g} s: does a firewall drop it?")
+    if out_of_time:
+        return Timeout(f"no whole answer from {peer.path} within {timeout:g} s")
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError):
+            return TlsFailed(_tls_fault(cause, peer))
+    if isinstance(error, httpx.ProxyError):
+        return ConnectFailed(_tunnel_fault(error, route))
+    return ConnectFailed(_connection_fault(error, causes, peer, events))
+
+
+def _peer(route: Route, events: Sequence[str]) -> _Peer:
+    """Return the proxy where a request came no further than there. A kept connection leads to the server."""
+    connected = any(event.startswith("connection.") for event in events)
+    further = "proxy.start_tls.started" if route.tls else "http11.send_request_headers.complete"
+    if route.proxy is not None and connected and further not in events:
+        name = f"the proxy {route.proxy_name}"
+        return _Peer(name, _host(route.proxy_name), route.proxy_setting, "SSL_CERT_FILE", name)
+    return _Peer(route.target, _host(route.target), route.setting, route.ca_setting, str(route))
+
+
+def _unfinished(events: Sequence[str]) -> str:
+    """Return which step of connecting the request ended in, if any."""
+    match = _UNFINISHED.search(events[-1]) if events else None
+    return match[1] if match else ""
+
+
+def _host(name: str) -> str:
+    return name.rpartition(":")[0]
+
+
+def _tls_fault(cause: ssl.SSLError, peer: _Peer) -> str:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        fault = f"the certificate of {peer.name} is refused: {cause.verify_message.rstrip('.')}"
+        unknown = cause.verify_code in _UNKNOWN_ISSUER
+        return f"{fault}: name its authority in {peer.ca_setting}" if unknown else fault
+    if isinstance(cause, ssl.SSLEOFError):
+        return f"{peer.name} broke off the TLS handshake: correct the port or https:// in {peer.setting}"
+    if cause.reason in _NO_TLS:
+        return f"{peer.name} does not speak TLS: correct the port or https:// in {peer.setting}"
+    return f"the TLS handshake with {peer.name} failed: {cause.reason}"
+
+
+def _tunnel_fault(error: httpx.ProxyError, route: Route) -> str:
+    """Say with which status a proxy has refused a tunnel; the rest of httpx' text is the proxy's own."""
+    status = int(digits[0]) if (digits := re.match(r"\d{3}\b", str(error))) else 0
+    refusal = f"the proxy {route.proxy_name} refused the way to {route.target} with HTTP status {status}"
+    advice = _TUNNEL_ADVICE.get(status, "").format(setting=route.proxy_setting)
+    return f"{refusal}: {advice}" if advice else refusal
+
+
+def _connection_fault(
+    error: Exception, causes: Sequence[BaseException], peer: _Peer, events: Sequence[str]
+) -> str:
+    if not isinstance(error, httpx.ConnectError):
+        broken = isinstance(error, httpx.RemoteProtocolError)
+        if broken and str(error).startswith(_NO_HTTP):
+            return f"{peer.name} does not answer in HTTP: correct the port or http(s):// in {peer.setting}"
+        if broken and not str(error).startswith(_ENDED):
+            return f"the answer of {peer.path} is not valid HTTP"
+        return f"the connection to {peer.path} broke within the answer"
+    if _unfinished(events) == "start_tls":
+        return f"{peer.name} broke off the TLS handshake: correct the port or https:// in {peer.setting}"
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return f"{peer.name} refused the connection"
+    reasons = (os.strerror(cause.errno) for cause in causes if isinstance(cause, OSError) and cause.errno)
+    return ": ".join([f"no connection to {peer.name} could be made", *list(reasons)[:1]])
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and everything that caused it."""
+    if error is not None:
+        yield error
+        yield from _chain(error.__cause__ or error.__context__)
+        for cause in error.exceptions if isinstance(error, BaseExceptionGroup) else ():  # one per address
+            yield from _chain(cause)
+
+
+# -------------------------------------------------------------------------------------------- with an answer
+
+
+def refused(code: str, expected: Collection[type[ApiError]], answer: Answer) -> ApiError:
+    """Return the error for the API's own `error`; `expected` are those that the endpoint may answer."""
+    for error in expected:
+        if error.reason.value == code:
+            return error(f"the API answered {code}{_advice(error, answer)}")
+    shown = f" {code}," if _CODE.fullmatch(code) and not _is_hidden(code, answer) else " with"
+    return errors.UnknownError(f"the API answered{shown} an error code that the reference does not have here")
+
+
+def _advice(error: type[ApiError], answer: Answer) -> str:
+    if error is errors.InvalidSecret:
+        return f": it does not know the secret from {answer.secret_source}"
+    return f": correct {answer.route.setting}" if error is errors.NotFound else ""
+
+
+def bad_status(answer: Answer) -> BadStatus:
+    """Return the error for a status that is no success."""
+    status, route, html = answer.status, answer.route, is_html(answer.body)
+    through = "" if route.tls or not route.proxy else f" through the proxy {route.proxy_name}"  # or from it
+    detail = f"HTTP status {status}{through}{' with an HTML page' if html else ''}"
+    if status == httpx.codes.TOO_MANY_REQUESTS:
+        return errors.RateLimited(detail)
+    if httpx.codes.is_redirect(status):
+        detail += _redirect_target(answer)
+        return errors.Redirected(f"{detail}; redirects are not followed, since they carry the secret")
+    if status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED and through:
+        detail += f": {_TUNNEL_ADVICE[status].format(setting=route.proxy_setting)}"
+    elif status == httpx.codes.NOT_FOUND:
+        detail += f": correct {route.setting}"
+    elif html and httpx.codes.is_client_error(status):
+        detail += f", so the API has not answered: {_WHO_ANSWERS.format(setting=route.setting)}"
+    return errors.HttpStatus(detail)
+
+
+def _redirect_target(answer: Answer) -> str:
+    """Name where a redirect points to, as far as that is a host that may be shown."""
+    try:
+        parts = urlsplit(answer.location)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return ""
+    if not parts.netloc or not _HOST.fullmatch(host) or _is_hidden(host, answer):
+        return ""
+    scheme = f"{parts.scheme}://" if parts.scheme in {"http", "https"} else ""
+    name = f"[{host}]" if ":" in host else host
+    target = f"{scheme}{name}{f':{port}' if port else ''}"
+    return f" to {target} (if the API is there, correct {answer.route.setting})"
+
+
+def not_json(answer: Answer) -> errors.InvalidJson:
+    """Return the error for a success that is an HTML page."""
+    advice = _WHO_ANSWERS.format(setting=answer.route.setting)
+    return errors.InvalidJson(f"the answer is an HTML page and not JSON: {advice}")
+
+
+def is_html(body: bytes) -> bool:
+    """Whether a body begins as an HTML page does. JSON never does."""
+    return _HTML.match(body) is not None
+
+
+def _is_hidden(text: str, answer: Answer) -> bool:
+    hidden = [value.lower() for value in answer.hidden]
+    return text in hidden or any(len(value) >= _MIN_HIDDEN and value in text for value in hidden)
