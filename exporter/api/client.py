@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlencode
 
 import httpx
 
@@ -29,7 +30,9 @@ from exporter.endpoint import Endpoint
 
 T = TypeVar("T")
 
-THREAD_BYTES = 256 * 1024  # a larger body takes many milliseconds to decode, so a thread decodes it
+THREAD_BYTES = 64 * 1024  # a larger body may take many milliseconds to decode, so a thread decodes it
+ERROR_BYTES = 64 * 1024  # of a body with the status of a failure: an `error` of the API is a short one
+MAX_URL = 65_536  # characters: httpx builds no longer one
 MAX_IDLE = 8  # clients kept for later calls: as many as calls are in flight with few sites
 MAX_IDLE_SECONDS = 5.0  # httpx keeps an idle connection no longer
 MAX_RETRY_AFTER = 64  # characters: both forms of the header are shorter
@@ -63,6 +66,9 @@ class Client:
         self._idle: list[_HttpClient] = []  # the one that was used last comes last
         self._busy: set[_HttpClient] = set()
         self._closed = False
+        self._decoding = (
+            asyncio.Lock()
+        )  # of large bodies: one at a time, to bound memory and time without the GIL
         plain = api.url.startswith("http://") and api.proxy == "none"
         try:
             # Reading the roots of SSL_CERT_FILE or certifi takes 20 ms, so not where no TLS is spoken.
@@ -87,15 +93,16 @@ class Client:
 
     async def call(self, request: Request[T], secret: Secret) -> T:
         """Send the request and return the decoded answer. Raises PollError and nothing else."""
-        url, parameters = self._api.url + request.endpoint, {**request.parameters, "secret": secret.reveal()}
+        url = self._url(request, secret)
         body: bytes | errors.BadBody | errors.Unreached
         try:
             async with (
                 asyncio.timeout(self._api.timeout),
                 self._lease() as http,
-                http.stream("GET", url, params=parameters) as response,
+                http.stream("GET", url) as response,
             ):
-                body = await read_body(response, self._api.max_response_bytes)
+                limit = self._api.max_response_bytes
+                body = await read_body(response, limit if response.is_success else min(limit, ERROR_BYTES))
         except errors.BadBody as error:
             # A status that is a failure counts before the body. The traceback would keep the body in memory.
             body = error.with_traceback(None) if response.is_success else b""
@@ -107,11 +114,28 @@ class Client:
             raise body
         try:
             if isinstance(body, bytes) and len(body) > THREAD_BYTES:
-                return await asyncio.to_thread(_decode, request, response.status_code, body)
+                async with self._decoding:
+                    return await asyncio.to_thread(_decode, request, response.status_code, body)
             return _decode(request, response.status_code, body)
         except errors.PollError as error:
             error.retry_after = response.headers.get("retry-after", "")[:MAX_RETRY_AFTER] or None
             raise error.with_traceback(None)  # noqa: B904 - the same error, without the frames of decoding
+
+    def _url(self, request: Request[T], secret: Secret) -> str:
+        """Return the URL of a request. Raises InvalidResponse for a parameter that fits into none.
+
+        Parameters are names that an answer had, half surrogate pairs included.
+        """
+        parameters = {**request.parameters, "secret": secret.reveal()}
+        url = f"{self._api.url}{request.endpoint}?{urlencode(parameters, errors='surrogatepass')}"
+        if len(url) > MAX_URL:
+            longest = max(
+                request.parameters, key=lambda name: len(request.parameters[name]), default="secret"
+            )
+            raise errors.InvalidResponse(
+                f"the parameter {longest} is too long for a URL, so nothing was sent"
+            )
+        return url
 
     @contextlib.asynccontextmanager
     async def _lease(self) -> AsyncIterator[_HttpClient]:
