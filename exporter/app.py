@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from exporter import USER_AGENT, __version__, log
 from exporter.api.client import Client
 from exporter.clock import Clock, Now
-from exporter.collectors.registry import USERS_COLLECTOR
+from exporter.collectors.registry import USERS_COLLECTOR, polled_endpoints
 from exporter.collectors.snapshot import Store
 from exporter.config import Config, ConfigError
 from exporter.config.problems import Problem, bug, capped, together
@@ -331,8 +331,8 @@ async def check_online(
 ) -> tuple[str, list[Failure], list[tuple[str, str, str]]]:
     """Poll each endpoint of each site once. Raises ConfigError when no client can be made.
 
-    Return the page as text, the polls that failed, and the users that the API refuses: of each its site, its
-    place in the config, and the reason.
+    Return the page as text, the polls that failed, and warnings, each with a site and a place: users that the
+    API refuses, by their place in the config, and entries of an endpoint that cannot be read.
     """
     own = OwnMetrics(__version__, "unknown")
     store, failures = await poll_once(config, own, clock, transport=transport)
@@ -345,4 +345,10 @@ async def check_online(
         if (watched := store[site.name].state(USERS_COLLECTOR).watched)
         for place, reason in watched.value.refused
     ]
-    return page.decode(), failures, refused
+    rejected = [
+        (site.name, endpoint, rejection)
+        for site in config.sites
+        for _, endpoint, _ in polled_endpoints(site)
+        if (rejection := store[site.name].record(endpoint).rejection)
+    ]
+    return page.decode(), failures, [*refused, *rejected]

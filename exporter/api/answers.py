@@ -2,18 +2,26 @@
 
 What a field means, and where it may be missing, is taken from the API's HTTP reference only. Numbers arrive
 as JSON numbers or as numeric strings (the reference's own example has strings). They must be finite and
-within bounds. An entry of a list that cannot be read is dropped and counted. Anything else that is wrong is
-an error that names its place as a JSON path. Values are untrusted personal data, so no error repeats one.
+within bounds. An entry of a list that cannot be read is dropped and counted. A list of which most entries
+cannot be read is an error, as is anything else that is wrong; the error names its place as a JSON path.
+Values are untrusted personal data, so no error repeats one.
 
-msgspec decodes a list in one pass. If that fails, the answer is read again, entry by entry.
+An answer is opened first: the parts that somebody reads are cut out as JSON text, and the rest makes no
+objects. Then the list is decoded in one pass. If that fails, it is read again, entry by entry. So whatever
+a server sends, decoding takes time and memory in proportion to the bytes, a few times their size.
 """
 
 import contextlib
 import json
-from typing import Annotated, Any, Generic, TypeVar
+import re
+from codecs import BOM_UTF8
+from collections.abc import Callable
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec.json import Decoder
+from msgspec.structs import replace
 
 from exporter.api.errors import InvalidJson, InvalidResponse, PollError
 
@@ -22,7 +30,9 @@ E = TypeVar("E", bound="HistoryRow | User")
 
 MAX_ROWS = 10_000  # of a history: the reference has a week of hours, this is more than a year
 MAX_USERS = 8192  # of an answer: the reference allows no larger `count`
-MAX_DIGITS = 40  # of an exact integer; a longer one becomes a float, and the bounds reject both
+MAX_LIST_BYTES = 1 << 20  # of a list that is read entry by entry: a page of 8,192 usual users has less
+MAX_ODD_BYTES = 64 * 1024  # of a string whose half surrogate pairs are kept: no URL can ask for a longer name
+EXPLAINED_BYTES = 8 * 1024  # a larger body that is no JSON is not read again to say where and why
 
 # The bounds reject what JSON strings can contain ("nan", "Infinity"), and keep sums finite.
 Number = Annotated[float, Meta(ge=0, le=1e18)]  # hashes, hashes per second, difficulty, coins
@@ -67,18 +77,22 @@ class UserBalance(Struct, frozen=True, gc=False):
 class User(Struct, frozen=True, gc=False):
     """One user of `/user/top` or `/user/list`, or of `watch_users`: accepted hashes, and coins."""
 
-    name: str
+    name: Annotated[str, Meta(min_length=1)]
     total: Number
     withdrawn: Number
     balance: Balance
 
 
 class Entries(Struct, Generic[E], frozen=True):
-    """The readable entries of a list, the number of rejected ones, and where the next page starts, if any."""
+    """The readable entries of a list, and where the next page starts: None for nowhere, UNSET for not said.
+
+    `rejected` is the number of the other entries, and `fault` is what is wrong with the first of them.
+    """
 
     entries: tuple[E, ...]
     rejected: int = 0
-    next_page: str | None = None
+    next_page: str | UnsetType | None = None
+    fault: str = ""
 
 
 History = Entries[HistoryRow]
@@ -87,120 +101,215 @@ Users = Entries[User]
 
 def decode_payout(body: bytes) -> Payout:
     """Decode `/stats/payout`. Raises Refused, InvalidJson or InvalidResponse, as all decoders do."""
-    return _convert(_fields(body), Payout, "$")
+    return _decode(body, _payout)
 
 
 def decode_balance(body: bytes) -> UserBalance:
     """Decode `/user/balance`."""
-    return _convert(_fields(body), UserBalance, "$")
+    return _decode(body, _balance)
 
 
 def decode_history(body: bytes) -> History:
     """Decode `/stats/history`, rows in the answer's order."""
-    return _decode_list(body, "history", HistoryRow, MAX_ROWS)
+    _, parts = _open(body)
+    return _read_list(parts.history, "$.history", _rows, _row.decode, MAX_ROWS)
 
 
 def decode_top_users(body: bytes) -> Users:
-    """Decode `/user/top`. An empty name is rejected, and so is a name's second entry."""
-    return _unique(_decode_list(body, "users", User, MAX_USERS))
+    """Decode `/user/top`. A user without a name is rejected, and so is a name's second entry."""
+    _, parts = _open(body)
+    return _unique(_read_list(parts.users, "$.users", _users, _read_user, MAX_USERS))
 
 
 def decode_user_page(body: bytes) -> Users:
     """Decode a page of `/user/list` as `decode_top_users` does, with the name of the next page."""
-    return _unique(_decode_list(body, "users", User, MAX_USERS, paged=True))
+    _, parts = _open(body)
+    users = _unique(_read_list(parts.users, "$.users", _users, _read_user, MAX_USERS))
+    if not parts.next_page:
+        return replace(users, next_page=UNSET)
+    name = _string(parts.next_page)
+    if name is None and bytes(parts.next_page) != b"null":
+        raise InvalidResponse("$.nextPage: expected a string or null")
+    return replace(users, next_page=name or None)
 
 
 def raise_for_error(body: bytes) -> None:
     """Raise Refused if the body has an `error` of the API, whatever else it is."""
     with contextlib.suppress(PollError):
-        _fields(body)
+        _open(body)
 
 
-class _ListAnswer(Struct, rename={"next_page": "nextPage"}):
-    """An answer with a list, as msgspec decodes it in one pass."""
+class _Parts(Struct, rename={"next_page": "nextPage"}):
+    """The parts of an answer that somebody reads, as JSON text; empty where the answer has none."""
 
-    history: Annotated[list[HistoryRow], Meta(max_length=MAX_ROWS)] | UnsetType = UNSET
-    users: Annotated[list[User], Meta(max_length=MAX_USERS)] | UnsetType = UNSET
-    next_page: str | None = None
-    success: Any = None
-    error: Any = None
-
-
-_list_answer = msgspec.json.Decoder(_ListAnswer, strict=False)
+    success: Raw = Raw(b"")
+    error: Raw = Raw(b"")
+    history: Raw = Raw(b"")
+    users: Raw = Raw(b"")
+    next_page: Raw = Raw(b"")
 
 
-def _decode_list(
-    body: bytes, key: str, entry_type: type[E], max_entries: int, *, paged: bool = False
+class _OddUser(Struct):
+    """A user whose name is no Unicode text."""
+
+    name: Raw
+    total: Number
+    withdrawn: Number
+    balance: Balance
+
+
+_document: Decoder[Raw] = Decoder(Raw)
+_parts = Decoder(_Parts)
+_payout = Decoder(Payout, strict=False)
+_balance = Decoder(UserBalance, strict=False)
+_row, _rows = Decoder(HistoryRow, strict=False), Decoder(list[HistoryRow], strict=False)
+_user, _users = Decoder(User, strict=False), Decoder(list[User], strict=False)
+_odd_user = Decoder(_OddUser, strict=False)
+_raws: Decoder[list[Raw]] = Decoder(list[Raw])
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+# A surrogate pair, half of one, or any other escape. The alternatives are tried in this order.
+_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL)
+
+
+def _open(body: bytes) -> tuple[bytes, _Parts]:
+    """Return a successful answer as text that msgspec reads, and its parts."""
+    text, parts = _json_text(body), None
+    with contextlib.suppress(msgspec.ValidationError):
+        parts = _parts.decode(text)
+    if parts is None:
+        raise InvalidResponse("$: expected an object")
+    code, successful = _string(parts.error), bytes(parts.success) in (b"true", b'"true"')
+    if code or (code is not None and not successful):
+        raise Refused(code)
+    if not successful:
+        raise InvalidResponse("$.success: expected true")
+    return text, parts
+
+
+def _json_text(body: bytes) -> bytes:
+    """Return a body that is JSON as text that msgspec reads, half surrogate pairs included."""
+    fault = ""
+    text = body.removeprefix(BOM_UTF8)
+    try:
+        text.decode()  # msgspec accepts bad UTF-8 in what it skips
+        if b"\\ud" in text or b"\\uD" in text:
+            # msgspec rejects a document for half a surrogate pair as an escape, but not as bytes.
+            text = _unescape_halves(text)
+        _document.decode(text)
+    except UnicodeDecodeError as error:
+        fault = f"not UTF-8 at byte {error.start}"
+    except (msgspec.DecodeError, RecursionError) as error:
+        fault = _explain(text, error)
+    if fault:  # raised outside the except block: the context would hold the whole answer
+        raise InvalidJson(f"not JSON: {fault}")
+    return text
+
+
+def _unescape_halves(text: bytes) -> bytes:
+    """Return JSON with each escaped half of a surrogate pair as the bytes that UTF-8 would have for it."""
+    unescaped, end = bytearray(), 0
+    for escape in _ESCAPE.finditer(text):
+        if escape[1]:
+            unescaped += text[end : escape.start()] + chr(int(escape[1], 16)).encode("utf-8", "surrogatepass")
+            end = escape.end()
+    return bytes(unescaped + text[end:])
+
+
+def _string(raw: Raw) -> str | None:
+    """Return the string that a JSON text is, half surrogate pairs included; None if it is no string.
+
+    In one of more than MAX_ODD_BYTES, halves are replaced: reading hundreds of thousands takes too long.
+    """
+    text = bytes(raw)
+    if text[:1] != b'"':
+        return None
+    halves = "surrogatepass" if len(text) <= MAX_ODD_BYTES else "replace"
+    return str(json.loads(text.decode("utf-8", halves)))
+
+
+def _explain(text: bytes, error: Exception) -> str:
+    """Say why and where a text is no JSON; `error` is what msgspec says. No character of it is repeated."""
+    try:
+        if len(text) <= EXPLAINED_BYTES:
+            json.loads(text.decode("utf-8", "surrogatepass"), parse_int=float, parse_constant=int)
+    except json.JSONDecodeError as place:
+        return f"{place.msg} at line {place.lineno}, column {place.colno}"
+    except RecursionError as deep:
+        error = deep
+    except ValueError:  # of int: NaN and Infinity are no integers
+        return "NaN and Infinity are not JSON"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _decode(body: bytes, decoder: Decoder[T]) -> T:
+    """Return what a decoder reads of a whole answer."""
+    text, _ = _open(body)
+    try:
+        return decoder.decode(text)
+    except _UNREADABLE as error:
+        fault = _fault("$", error)
+    raise InvalidResponse(fault)
+
+
+def _read_list(
+    raw: Raw, path: str, decoder: Decoder[list[E]], read: Callable[[Raw], E], max_entries: int
 ) -> Entries[E]:
-    """Return the readable entries, and of a `paged` list where the next page starts."""
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        # As text, because msgspec accepts bad UTF-8 in fields that it skips.
-        answer = _list_answer.decode(body.decode())
-        entries = getattr(answer, key)
-        if entries is not UNSET and _is_success(answer.success) and not answer.error:
-            return Entries(tuple(entries), 0, (answer.next_page or None) if paged else None)
-    fields = _fields(body)
-    next_page = _convert(fields.get("nextPage"), str | None, "$.nextPage") if paged else None
-    entries = fields.get(key)
-    if not isinstance(entries, list):
-        raise InvalidResponse(f"$.{key}: expected an array")
-    if len(entries) > max_entries:
-        raise InvalidResponse(f"$.{key}: more than {max_entries} entries")
-    readable, unreadable = [], contextlib.suppress(msgspec.ValidationError, UnicodeEncodeError)
-    for entry in entries:
-        with unreadable:
-            readable.append(msgspec.convert(entry, entry_type, strict=False))
-    return Entries(tuple(readable), len(entries) - len(readable), next_page or None)
+    """Return the readable entries of a list: all of it by `decoder`, or else each entry by `read`."""
+    if bytes(memoryview(raw)[:1]) != b"[":
+        raise InvalidResponse(f"{path}: expected an array")
+    fault, count, rejected = "", 0, 0
+    entries: list[E] = []
+    try:
+        entries = decoder.decode(raw)
+        count = len(entries)
+    except _UNREADABLE as error:
+        fault = _fault(path, error)
+    if fault and len(memoryview(raw)) > MAX_LIST_BYTES:
+        raise InvalidResponse(
+            f"{fault}; only a list of up to {MAX_LIST_BYTES} bytes is read without such entries"
+        )
+    if fault:
+        raws, fault = _raws.decode(raw), ""
+        count = len(raws)
+        for place, entry in enumerate(raws if count <= max_entries else ()):
+            try:
+                entries.append(read(entry))
+            except _UNREADABLE as error:
+                rejected += 1
+                fault = fault or _fault(f"{path}[{place}]", error)
+    if count > max_entries:
+        raise InvalidResponse(f"{path}: more than {max_entries} entries")
+    if rejected > len(entries):  # a part of so few is not shown as the whole
+        raise InvalidResponse(f"{fault}; {rejected} of {count} entries cannot be read")
+    return Entries(tuple(entries), rejected, None, fault)
+
+
+def _read_user(raw: Raw) -> User:
+    """Read a user, also one whose name has half a surrogate pair. Raises what a decoder raises."""
+    try:
+        return _user.decode(raw)
+    except UnicodeDecodeError:
+        user = _odd_user.decode(raw)
+        name = _string(user.name)
+        if not name:
+            raise
+        return User(name, user.total, user.withdrawn, user.balance)
 
 
 def _unique(users: Users) -> Users:
-    """Reject users without a name, and all but the first of one name."""
+    """Reject all but the first user of one name."""
     first = {user.name: user for user in reversed(users.entries)}
-    first.pop("", None)
-    unique = tuple([user for user in users.entries if first.get(user.name) is user])
-    return Entries(unique, users.rejected + len(users.entries) - len(unique), users.next_page)
+    again = len(users.entries) - len(first)
+    if not again:
+        return users
+    unique = tuple([user for user in users.entries if first[user.name] is user])
+    fault = users.fault or "$.users: a name that was there before"
+    return Entries(unique, users.rejected + again, users.next_page, fault)
 
 
-def _fields(body: bytes) -> dict[str, Any]:
-    """Return the fields of a successful answer."""
-    fault = ""
-    try:
-        # json, since msgspec rejects the whole document for a lone surrogate in one user's name.
-        fields = json.loads(
-            body.decode("utf-8-sig"),
-            parse_int=lambda digits: int(digits) if len(digits) <= MAX_DIGITS else float(digits),
-            parse_constant=int,  # raises ValueError: NaN and Infinity are no integers
-        )
-    except RecursionError:
-        fault = "nested too deeply"
-    except UnicodeDecodeError as error:
-        fault = f"not UTF-8 at byte {error.start}"
-    except json.JSONDecodeError as error:
-        fault = f"{error.msg} at line {error.lineno}, column {error.colno}"
-    except ValueError:
-        fault = "NaN and Infinity are not JSON"
-    if fault:  # raised outside the except block: the context would hold the whole answer
-        raise InvalidJson(f"not JSON: {fault}")
-    if not isinstance(fields, dict):
-        raise InvalidResponse("$: expected an object")
-    code, success = fields.get("error"), _is_success(fields.get("success"))
-    if isinstance(code, str) and (code or not success):
-        raise Refused(code)
-    if not success:
-        raise InvalidResponse("$.success: expected true")
-    return fields
-
-
-def _is_success(value: Any) -> bool:
-    return value is True or value == "true"
-
-
-def _convert(value: Any, type_: type[T] | Any, path: str) -> T:
-    try:
-        return msgspec.convert(value, type_, strict=False)
-    except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at `$")
-    except UnicodeEncodeError:  # a lone surrogate in a number's text or a field's name
-        message, place = "not Unicode text", ""
-    # msgspec names types, bounds and field names, never a value.
-    raise InvalidResponse(f"{path}{place.rstrip('`')}: {message[:1].lower()}{message[1:]}")
+def _fault(path: str, error: Exception) -> str:
+    """Say what is wrong with the value at a path. msgspec names types, bounds and fields, never a value."""
+    if not isinstance(error, msgspec.ValidationError):  # half a surrogate pair in a text
+        return f"{path}: not Unicode text"
+    message, _, place = str(error).partition(" - at `$")
+    return f"{path}{place.rstrip('`')}: {message[:1].lower()}{message[1:]}"

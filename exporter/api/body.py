@@ -3,6 +3,7 @@
 httpx would inflate a chunk of 64 KiB to 64 MiB at once. So the raw bytes are read and inflated here.
 """
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator
 
@@ -10,8 +11,11 @@ import httpx
 
 from exporter.api.errors import InvalidJson, TooLarge
 
+GZIP = {"gzip", "x-gzip"}
+COMPRESSIONS = GZIP | {"br", "compress", "dcb", "dcz", "deflate", "exi", "pack200-gzip", "x-compress", "zstd"}
 GZIP_WBITS = 31  # zlib's parameter for a gzip stream
 PIECE_BYTES = 64 * 1024  # inflated at once, and so the most that is ever inflated beyond the limit
+PIECES = 16  # taken in a row before others run: a chunk of the network may have thousands, or inflate to MiBs
 
 
 async def read_body(response: httpx.Response, limit: int) -> bytes:
@@ -19,14 +23,19 @@ async def read_body(response: httpx.Response, limit: int) -> bytes:
 
     `limit` bounds the bytes received as well as the bytes after inflating.
     """
-    coding = response.headers.get("content-encoding", "identity").strip().lower()
-    if coding not in {"identity", "", "gzip", "x-gzip"}:
+    named = response.headers.get("content-encoding", "").lower().split(",")
+    # Servers name charsets here, or "none". What is no compression changes nothing.
+    codings = [coding for coding in map(str.strip, named) if coding in COMPRESSIONS]
+    if codings and (len(codings) > 1 or codings[0] not in GZIP):
         raise InvalidJson("the body has a Content-Encoding that was not asked for")
-    body = bytearray()
-    async for piece in inflate(response.aiter_raw()) if "gzip" in coding else response.aiter_raw():
+    body, count = bytearray(), 0
+    async for piece in inflate(response.aiter_raw()) if codings else response.aiter_raw():
         body += piece
         if len(body) > limit or response.num_bytes_downloaded > limit:
-            raise TooLarge(f"the body has more than {limit} bytes")
+            raise TooLarge(f"the body has more than {limit} bytes: see api.max_response_bytes")
+        count += 1
+        if count % PIECES == 0:
+            await asyncio.sleep(0)
     return bytes(body)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlencode
 
 import httpx
 
@@ -32,7 +33,9 @@ from exporter.endpoint import Endpoint
 
 T = TypeVar("T")
 
-THREAD_BYTES = 256 * 1024  # a larger body takes many milliseconds to decode, so a thread decodes it
+THREAD_BYTES = 64 * 1024  # a larger body may take many milliseconds to decode, so a thread decodes it
+ERROR_BYTES = 64 * 1024  # of a body with the status of a failure: an `error` of the API is a short one
+MAX_URL = 65_536  # characters: httpx builds no longer one
 MAX_IDLE = 8  # clients kept for later calls: as many as calls are in flight with few sites
 MAX_IDLE_SECONDS = 5.0  # httpx keeps an idle connection no longer
 MAX_RETRY_AFTER = 64  # characters: both forms of the header are shorter
@@ -72,6 +75,8 @@ class Client:
         self._idle: list[_HttpClient] = []  # the one that was used last comes last
         self._busy: set[_HttpClient] = set()
         self._closed = False
+        # Of large bodies: one at a time, to bound memory and the time without the GIL.
+        self._decoding = asyncio.Lock()
         self._route = route_to(api, environ)
         self.warnings = self._route.warnings
         context = _tls_context(api)
@@ -91,16 +96,18 @@ class Client:
 
         `source` says where the secret is from, for the error about a wrong one.
         """
-        url, parameters = self._api.url + request.endpoint, {**request.parameters, "secret": secret.reveal()}
+        parameters = {**request.parameters, "secret": secret.reveal()}
+        url = self._url(request, parameters)
         body: bytes | errors.BadBody | errors.Unreached
         events = _Events()
         try:
             async with (
                 asyncio.timeout(self._api.timeout),
                 self._lease() as http,
-                http.stream("GET", url, params=parameters, extensions={"trace": events}) as response,
+                http.stream("GET", url, extensions={"trace": events}) as response,
             ):
-                body = await read_body(response, self._api.max_response_bytes)
+                limit = self._api.max_response_bytes
+                body = await read_body(response, limit if response.is_success else min(limit, ERROR_BYTES))
         except errors.BadBody as error:
             # A status that is a failure counts before the body. The traceback would keep the body in memory.
             body = error.with_traceback(None) if response.is_success else b""
@@ -115,11 +122,25 @@ class Client:
             hidden = tuple(parameters.values())
             answer = Answer(response.status_code, body, self._route, location, source, hidden)
             if len(body) > THREAD_BYTES:
-                return await asyncio.to_thread(_decode, request, answer)
+                async with self._decoding:
+                    return await asyncio.to_thread(_decode, request, answer)
             return _decode(request, answer)
         except errors.PollError as error:
             error.retry_after = response.headers.get("retry-after", "")[:MAX_RETRY_AFTER] or None
             raise error.with_traceback(None)  # noqa: B904 - the same error, without the frames of decoding
+
+    def _url(self, request: Request[T], parameters: Mapping[str, str]) -> str:
+        """Return the URL of a request. Raises InvalidResponse for a parameter that fits into none.
+
+        Parameters are names that an answer had, half surrogate pairs included, and the secret.
+        """
+        url = f"{self._api.url}{request.endpoint}?{urlencode(parameters, errors='surrogatepass')}"
+        if len(url) > MAX_URL:
+            longest = max(parameters, key=lambda name: len(parameters[name]))
+            raise errors.InvalidResponse(
+                f"the parameter {longest} is too long for a URL, so nothing was sent"
+            )
+        return url
 
     @contextlib.asynccontextmanager
     async def _lease(self) -> AsyncIterator[_HttpClient]:

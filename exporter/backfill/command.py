@@ -44,7 +44,9 @@ def write_backfill(config: Config, flags: Namespace, clock: Clock, tell: Tell) -
         tell(f"warning: {problem}, beside those that Prometheus scrapes")
     now = clock.now().wall
     sources, failures = asyncio.run(poll_sources(config, flags.site, flags.label, clock))
-    for site, history, _ in sources:
+    for site, history, _, rejection in sources:
+        if rejection:
+            tell(f"warning: {site.name} {HISTORY}: {rejection}")
         if history.rows and history.meaning is Meaning.UNKNOWN:
             tell(f"note: what hashes of {site.name} mean is unknown, so no sums of hashes are written")
     try:
@@ -92,8 +94,11 @@ async def poll_sources(
     store, failures = await poll_once(config, own, clock, endpoints=[HISTORY], transport=transport)
     failed = {failure.site for failure in failures}
     answered = [site for site in config.sites if site.name not in failed]
-    sources = [source(site, store[site.name].state(HISTORY_COLLECTOR), labels) for site in answered]
-    return sources, failures
+    snapshots = [(site, store[site.name]) for site in answered]
+    return [
+        source(site, snapshot.state(HISTORY_COLLECTOR), labels, snapshot.record(HISTORY).rejection)
+        for site, snapshot in snapshots
+    ], failures
 
 
 def _windows(sources: Sequence[Source], flags: Namespace, now: float, tell: Tell) -> Mapping[str, Windows]:

@@ -133,6 +133,9 @@ class Prometheus:
         try:
             response = await self._http.get(path, params=parameters)
             document = msgspec.json.decode(response.content)
+            if isinstance(document, dict) and document.get("warnings"):
+                problem = "answers with warnings, so samples may be missing from its answer: look at its log"
+                raise PrometheusError(f"{self._name} {problem}")
             for key in ("data", *keys):
                 document = document[key]
             return msgspec.convert(document, kind), response.status_code

@@ -36,21 +36,25 @@ METRICS = (HASHRATE, BASELINE, ROW_HASHES, DAY_HASHES, SETTLED_TIMESTAMP)
 
 
 class Source(NamedTuple):
-    """A site: its config, the history that its poll brought, and the labels of its samples."""
+    """A site: its config, the history that its poll brought, and the labels of its samples.
+
+    `rejection` says how many rows of the answer could not be read, if any, and why.
+    """
 
     site: Site
     history: HistoryState
     labels: Mapping[str, str]
+    rejection: str = ""
 
     def series(self, metric: Metric) -> str:
         """Return a series of the site, as its sample lines and a query begin."""
         return series(metric.name, self.labels)
 
 
-def source(site: Site, history: HistoryState, labels: Mapping[str, str]) -> Source:
+def source(site: Site, history: HistoryState, labels: Mapping[str, str], rejection: str = "") -> Source:
     """Return a site's source; `{site}` in a label's value becomes the site's name."""
     labels = {name: value.replace("{site}", site.name) for name, value in labels.items()}
-    return Source(site, history, {**labels, "site": site.name})
+    return Source(site, history, {**labels, "site": site.name}, rejection)
 
 
 def windows_until(sources: Sequence[Source], end: float) -> dict[str, Windows]:

@@ -5,6 +5,8 @@ from contextlib import suppress
 from math import fsum
 from typing import NamedTuple
 
+from msgspec import UNSET
+
 from exporter.api.answers import decode_user_page
 from exporter.api.client import Request
 from exporter.api.errors import InvalidPage, InvalidResponse, TooLarge
@@ -25,16 +27,24 @@ BALANCE = METRICS.gauge("all_users_balance_coins", "Coins owed to all users: sum
 WITHDRAWN = METRICS.gauge(
     "all_users_withdrawn_coins", "Coins all users withdrew: sum of withdrawn of /user/list."
 )
+REJECTED = METRICS.gauge(
+    "all_users_rejected",
+    "Entries of the last walk over /user/list that could not be read: the sums are without them.",
+)
 
 
 class Sums(NamedTuple):
-    """The sums over all pages: users, hashes, coins withdrawn, coins owed; and rejected entries."""
+    """The sums over all pages: users, hashes, coins withdrawn, coins owed.
+
+    They are without the rejected entries; `fault` is what is wrong with the first of these.
+    """
 
     users: int
     hashes: float
     withdrawn: float
     balance: float
     rejected: int = 0
+    fault: str = ""
 
 
 class AllUsersCollector(Collector["Reading[Sums] | None", "Sums | None"]):
@@ -67,8 +77,11 @@ class AllUsersCollector(Collector["Reading[Sums] | None", "Sums | None"]):
                 fsum((sums.withdrawn, *(user.withdrawn for user in answer.entries))),
                 fsum((sums.balance, *(user.balance for user in answer.entries))),
                 sums.rejected + answer.rejected,
+                sums.fault or answer.fault,
             )
-            if answer.next_page is None:
+            if answer.next_page is UNSET and len(answer.entries) + answer.rejected >= poll.page_size:
+                raise InvalidResponse("$.nextPage: missing on a full page, so there may be more users")
+            if not answer.next_page:
                 return sums
             page = answer.next_page
             if hash(page) in seen:
@@ -80,7 +93,7 @@ class AllUsersCollector(Collector["Reading[Sums] | None", "Sums | None"]):
         self, site: Site, endpoint: Endpoint, state: Reading[Sums] | None, answer: Sums, now: Now
     ) -> Step[Reading[Sums] | None]:
         """Keep the sums."""
-        return Step(Reading(answer, now), answer.rejected)
+        return Step(Reading(answer, now), answer.rejected, answer.fault)
 
     def visible(self, site: Site, state: Reading[Sums] | None, now: Now) -> Visible[Sums | None]:
         """Show the sums until they are stale."""
@@ -95,3 +108,4 @@ class AllUsersCollector(Collector["Reading[Sums] | None", "Sums | None"]):
             yield Family.single(HASHES, site, view.hashes)
             yield Family.single(BALANCE, site, view.balance)
             yield Family.single(WITHDRAWN, site, view.withdrawn)
+            yield Family.single(REJECTED, site, view.rejected)

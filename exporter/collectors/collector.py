@@ -37,10 +37,14 @@ class WarningEvent(NamedTuple):
 
 
 class Step(NamedTuple, Generic[State]):
-    """What an answer led to: the new state, how many entries were rejected, what is worth a warning."""
+    """What an answer led to: the new state, the rejected entries, what else is worth a warning.
+
+    `rejected` is how many entries of the answer are not in the state, `fault` what is wrong with the first.
+    """
 
     state: State
     rejected: int = 0
+    fault: str = ""
     warnings: tuple[WarningEvent, ...] = ()
 
 
@@ -79,7 +83,10 @@ class Collector(ABC, Generic[State, View]):
 
     @abstractmethod
     def step(self, site: Site, endpoint: Endpoint, state: State, answer: Any, now: Now) -> Step[State]:
-        """Return the state after an answer that came at `now`."""
+        """Return the state after an answer that came at `now`.
+
+        Raises InvalidResponse for an answer that cannot be true at that time.
+        """
 
     @abstractmethod
     def visible(self, site: Site, state: State, now: Now) -> Visible[View]:

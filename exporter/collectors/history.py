@@ -1,6 +1,7 @@
 """`/stats/history`: a week of hourly rows, of which the last complete hour is what alerts judge."""
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from statistics import median
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ from msgspec import Struct
 
 from exporter.api.answers import History, HistoryRow, decode_history
 from exporter.api.client import Request
+from exporter.api.errors import InvalidResponse
 from exporter.clock import Now
 from exporter.collectors import history_rows
 from exporter.collectors.collector import Ask, Collector, EndpointTraits, Step, Visible, WarningEvent
@@ -125,8 +127,14 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
     def step(
         self, site: Site, endpoint: Endpoint, state: HistoryState, answer: History, now: Now
     ) -> Step[HistoryState]:
-        """Keep the rows in order, and find out what `hashes` means; warn once when nothing fits."""
+        """Keep the rows in order, and find out what `hashes` means; warn once when nothing fits.
+
+        Raises InvalidResponse if all rows are in the future.
+        """
         rows, future = history_rows.tidy(answer.entries, now.wall)
+        fault = f"$.history: {future} of {len(answer.entries)} rows begin in the future: {_clock(now)}"
+        if future and not rows:
+            raise InvalidResponse(fault)
         settled = rows[: history_rows.settled_count(rows, now.wall)]
         meaning = history_rows.find_meaning(settled, state.meaning)
         kept = rows or state.rows
@@ -136,6 +144,7 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
         return Step(
             HistoryState(Reading(rows, now), kept, meaning, contradictory),
             answer.rejected + future,
+            fault if future else answer.fault,
             (warning,) if contradictory and not state.contradictory else (),
         )
 
@@ -191,3 +200,12 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
         ):
             if hashes is not None:
                 yield Family.single(metric, site, hashes)
+
+
+def _clock(now: Now) -> str:
+    """Say what this machine's clock says, which a reader compares with the time that it is."""
+    try:
+        time = f"{datetime.fromtimestamp(now.wall, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        time = f"{now.wall:g} s"
+    return f"this machine's clock says {time}; if that is wrong, set the clock, else the API's is wrong"

@@ -43,10 +43,21 @@ class PollRecord(Struct, frozen=True, gc=False):
     next_poll: float | None = None
     took: float = 0.0  # seconds, of the last poll
     outages: tuple[Outage, ...] = ()  # the newest last; they outlive any number of successes
+    last_rejected: int = 0  # entries, of the last poll that succeeded
+    fault: str = ""  # what is wrong with the first of those
 
-    def succeeded(self, *, at: float, took: float, rejected: int, next_poll: float) -> PollRecord:
-        """Return the record after a poll that succeeded at Unix time `at`."""
+    @property
+    def rejection(self) -> str:
+        """How many entries of the last answer were rejected, and why, in a sentence; empty if none was."""
+        count = "1 entry was" if self.last_rejected == 1 else f"{self.last_rejected} entries were"
+        return f"{count} not read: {self.fault}" if self.last_rejected else ""
+
+    def succeeded(
+        self, *, at: float, took: float, rejected: int, next_poll: float, fault: str = ""
+    ) -> PollRecord:
+        """Return the record after a poll that succeeded at Unix time `at`, with so many rejected entries."""
         record = replace(self, polls=self.polls + 1, last_poll=at, took=took, next_poll=next_poll)
+        record = replace(record, last_rejected=rejected, fault=fault)
         return replace(record, up=True, last_success=at, rejected=self.rejected + rejected)
 
     def failed(self, *, at: float, took: float, reason: Reason, detail: str, next_poll: float) -> PollRecord:

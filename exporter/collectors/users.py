@@ -176,6 +176,7 @@ class UsersCollector(Collector[UsersState, UsersView]):
                 ignored=state.ignored + ignored,
             ),
             users.rejected,
+            users.fault,
         )
 
     def _step_watched(
@@ -195,6 +196,7 @@ class UsersCollector(Collector[UsersState, UsersView]):
                 failures=Counter(state.failures) + Counter(reason for _, reason in answer.refused),
             ),
             users.rejected,
+            users.fault,
             tuple(
                 WarningEvent(
                     "watched_user_refused", {"user": f"watch_users[{place}]", "reason": reason.value}

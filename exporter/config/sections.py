@@ -36,7 +36,7 @@ class ApiSection(Section):
         Annotated[int, Meta(ge=1, le=64)] | UnsetType,
         _about("requests in flight; 8 unless given, or one per 20 sites if that is more, up to 64"),
     ] = UNSET
-    max_response_bytes: Annotated[Size, _about("of one answer, after decompression; 1KiB to 1GiB")] = "16MiB"
+    max_response_bytes: Annotated[Size, _about("of one answer, after decompression; 1KiB to 1GiB")] = "4MiB"
     allow_insecure: Annotated[
         bool, _about("allow http:// to other hosts than this one: secrets go in the clear")
     ] = False

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 import structlog
@@ -21,6 +21,7 @@ from exporter import USER_AGENT
 from exporter.api.client import Client, Request
 from exporter.api.errors import PollError
 from exporter.clock import Clock, Now
+from exporter.collectors.collector import Step
 from exporter.collectors.snapshot import Snapshot, Store
 from exporter.config import Config
 from exporter.config.secret import Secret, SecretReader
@@ -263,37 +264,41 @@ class Poller:
                     self._own.poll_delay.observe(max(0.0, now.mono - loop.state.due))
                 return await self._client.call(request, loop.read_secret(), str(job.site.secret))
 
-        error, answer = None, None
+        error, step = None, None
         try:
             answer = await job.collector.poll(job.site, job.endpoint, ask)
+            state = self._store[job.name].state(job.collector)
+            step = job.collector.step(job.site, job.endpoint, state, answer, self._clock.now())
         except PollError as poll_error:
             error = poll_error
         now = self._clock.now()
         began = began or now
         self._own.poll_duration.labels(job.endpoint).observe(now.mono - began.mono)
-        if error is None:
-            self._succeed(loop, answer, began, now)
-        else:
+        if step:
+            self._succeed(loop, step, began, now)
+        if error:
             self._fail(loop, error, began, now)
         self._last_end = now.mono
         return error
 
-    def _succeed(self, loop: _Loop, answer: object, began: Now, now: Now) -> None:
+    def _succeed(self, loop: _Loop, step: Step[Any], began: Now, now: Now) -> None:
         job, state = loop.job, loop.state
         snapshot = self._store[job.name]
-        step = job.collector.step(job.site, job.endpoint, snapshot.state(job.collector), answer, now)
         failures, took = state.schedule.failures, now.mono - began.mono
         off_grid = bool(failures or state.crashes)
         schedule, due = state.schedule.succeeded(began.mono, now.mono, off_grid=off_grid)
         loop.state = LoopState(schedule, due, due)
-        record = snapshot.record(job.endpoint).succeeded(
-            at=now.wall, took=took, rejected=step.rejected, next_poll=_wall(due, now)
+        before = snapshot.record(job.endpoint)
+        record = before.succeeded(
+            at=now.wall, took=took, rejected=step.rejected, next_poll=_wall(due, now), fault=step.fault
         )
         snapshot = snapshot.with_state(job.collector, step.state).with_record(job.endpoint, record)
         self._store.publish(job.name, snapshot)
         log.debug("poll_succeeded", **loop.names, duration_s=round(took, 3))
         if failures:
             log.info("poll_recovered", **loop.names, failures=failures, duration_s=round(took, 3))
+        if step.rejected and not before.last_rejected:  # when it starts: the counter says how it goes on
+            log.warning("entries_rejected", **loop.names, entries=step.rejected, detail=step.fault)
         for warning in step.warnings:
             log.warning(warning.event, site=job.name, **warning.values)
 

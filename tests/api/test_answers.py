@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from exporter.api import answers as answers_module
 from exporter.api.answers import (
+    MAX_LIST_BYTES,
+    MAX_ODD_BYTES,
+    Entries,
     HistoryRow,
     Payout,
     Refused,
@@ -28,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ANSWERS = Path(__file__).parent.parent / "data" / "answers"
-BOM = b"\xef\xbb\xbf"  # msgspec refuses it: sends every answer down the slow path
-SURROGATE = "\ud800"  # so does this in a name, `"\ud800"` in JSON
+BOM = b"\xef\xbb\xbf"
+SURROGATE = "\ud800"  # in a name it sends a list down the slow path: entry by entry
 CANARY = "canary-4f1d"
 DECODERS: list[Callable[[bytes], object]] = [
     decode_payout,
@@ -106,6 +110,11 @@ def body(**fields: Any) -> bytes:
 def raw(number: bytes, **fields: Any) -> bytes:
     """Return a successful answer in which every "@" is this JSON token."""
     return body(**fields).replace(b'"@"', number)
+
+
+def padding(entry: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Return so many readable entries; users have names of their own."""
+    return [entry | ({"name": f"user {number}"} if "name" in entry else {}) for number in range(count)]
 
 
 def outcome(decode: Callable[[bytes], object], answer: bytes) -> object:
@@ -191,15 +200,16 @@ def test_an_empty_list_is_an_answer(decode: Callable[[bytes], Any], key: str) ->
     """A site without users or rows is no failure."""
     answer = decode(body(**{key: []}))
 
-    assert ((), 0, None) == (answer.entries, answer.rejected, answer.next_page)
+    assert ((), 0) == (answer.entries, answer.rejected)
+    assert not answer.next_page
 
 
 @pytest.mark.parametrize(
-    ("page", "expected"), [("bert", "bert"), ("null", "null"), (None, None), ("", None), (..., None)]
+    ("page", "expected"), [("bert", "bert"), ("null", "null"), (None, None), ("", None), (..., UNSET)]
 )
 @pytest.mark.parametrize("prefix", [b"", BOM])
-def test_next_page(page: Any, expected: str | None, prefix: bytes) -> None:
-    """A nextPage is a name, even "null"; null, an empty string and no nextPage end the walk."""
+def test_next_page(page: Any, expected: object, prefix: bytes) -> None:
+    """A nextPage is a name, even "null"; null and "" end the walk; a missing one is told apart."""
     fields = {} if page is ... else {"nextPage": page}
 
     assert expected == decode_user_page(prefix + body(users=[USER], **fields)).next_page
@@ -473,20 +483,83 @@ def test_balance_needs_every_number(field: str) -> None:
         decode_balance(body(**fields))
 
 
+UNREADABLE = [
+    (decode_top_users, {"users": [USER | {"withdrawn": None}]}, "$.users[0].withdrawn: expected `float`"),
+    (decode_user_page, {"users": [USER | {"withdrawn": None}]}, "$.users[0].withdrawn: expected `float`"),
+    (decode_history, {"history": [ROW | {"synctime": 1_699_999_200_000}] * 9}, "$.history[0].synctime: "),
+    (decode_history, {"history": [ROW | {"synctime": "2023-11-14T22:00:00Z"}]}, "$.history[0].synctime: "),
+    (decode_history, {"history": [{"time": 1, "hashes": 2, "rate": 3}]}, "$.history[0]: object missing"),
+    (
+        decode_top_users,
+        {"users": [USER | {"name": ""}] * 2},
+        "$.users[0].name: expected `str` of length >= 1",
+    ),
+    (decode_top_users, {"users": [["maria", 1, 2, 3]]}, "$.users[0]: expected `object`, got `array`"),
+    (decode_history, {"history": [[[]], ROW, {}]}, "$.history[0]: expected `object`, got `array`"),
+]
+
+
+@pytest.mark.parametrize(("decode", "fields", "fault"), UNREADABLE)
+def test_a_list_of_which_little_can_be_read_is_refused(
+    decode: Callable[[bytes], Any], fields: dict[str, Any], fault: str
+) -> None:
+    """A list of which nothing, or less than half, can be read fails, with the first fault and its place."""
+    with pytest.raises(InvalidResponse) as caught:
+        decode(body(nextPage=None, **fields))
+
+    assert str(caught.value).startswith(fault)
+
+
+@given(
+    readable=st.integers(0, 5),
+    unreadable=st.lists(st.sampled_from([None, {}, [], "x", 7]), max_size=6),
+    data=st.data(),
+)
+def test_most_of_a_list_must_be_readable(readable: int, unreadable: list[Any], data: st.DataObject) -> None:
+    """A list is refused exactly when more entries cannot be read than can, wherever they stand."""
+    users = data.draw(st.permutations([*padding(USER, readable), *unreadable]))
+    place = next((place for place, user in enumerate(users) if user in unreadable), None)
+    answer = outcome(decode_top_users, body(users=users))
+
+    if len(unreadable) > readable:
+        assert isinstance(answer, tuple)
+        kind, text, _ = answer
+        assert InvalidResponse is kind
+        assert text.startswith(f"$.users[{place}]: ")
+        assert text.endswith(f"; {len(unreadable)} of {len(users)} entries cannot be read")
+    else:
+        assert isinstance(answer, Entries)
+        assert (readable, len(unreadable)) == (len(answer.entries), answer.rejected)
+        assert bool(unreadable) == answer.fault.startswith(f"$.users[{place}]: ")
+
+
+def test_duplicates_can_be_read() -> None:
+    """A name's further entries are rejected, but they could be read: the list is not refused."""
+    answer = decode_top_users(body(users=[USER] * 9))
+
+    assert (1, 8, "$.users: a name that was there before") == (
+        len(answer.entries),
+        answer.rejected,
+        answer.fault,
+    )
+
+
 def test_readable_entries_stay() -> None:
     """Duplicates, empty names and what cannot be read are dropped and counted; the rest stays, first come."""
     answer = decode_top_users((ANSWERS / "half-readable.json").read_bytes())
 
-    assert [("maria", 3.0), ("johnd", 9.0)] == [(user.name, user.total) for user in answer.entries]
+    assert [("maria", 3.0), ("johnd", 9.0)] == [(user.name, user.total) for user in answer.entries][:2]
+    assert ["anna", "bert", "cora", "dora", "emil"] == [user.name for user in answer.entries][2:]
     assert 8 == answer.rejected
 
 
 def test_readable_rows_stay() -> None:
     """A row that cannot be read costs no other; two of one hour are both rows here."""
-    answer = decode_history(body(history=[ROW, {}, None, ROW | {"hashrate": "fast"}, [1, 2, 3], ROW]))
+    unreadable = [{}, None, ROW | {"hashrate": "fast"}, [1, 2, 3]]
+    answer = decode_history(body(history=[ROW, *unreadable, ROW, ROW, ROW]))
 
-    assert (HistoryRow(1_699_999_200.0, 3_600_000.0, 1000.0),) * 2 == answer.entries
-    assert 4 == answer.rejected
+    assert (HistoryRow(1_699_999_200.0, 3_600_000.0, 1000.0),) * 4 == answer.entries
+    assert (4, "$.history[1]: object missing required field `synctime`") == (answer.rejected, answer.fault)
 
 
 @pytest.mark.parametrize("odd", [[], [USER | {"name": SURROGATE}]])
@@ -522,6 +595,48 @@ def test_hostile_names_are_names() -> None:
         "maria",
     ] == [user.name for user in answer.entries]
     assert 0 == answer.rejected
+
+
+HALVES = ["\ud800", "\udfff", "\ud800\ud800\udc00", "\udc00\ud800", "\\\udc00", "\\ud800", "\U0001f600\ud83d"]
+
+
+@pytest.mark.parametrize("name", HALVES, ids=ascii)
+def test_half_surrogate_pairs_are_kept(name: str) -> None:
+    """A name with half a pair comes out as it is, as a user's and as the next page's, whatever is around."""
+    answer = decode_user_page(body(users=[USER | {"name": name}], nextPage=name, motd=name))
+    name = json.loads(json.dumps(name))  # where two halves stand together, JSON has one character
+
+    assert ([name], 0, name) == ([user.name for user in answer.entries], answer.rejected, answer.next_page)
+
+
+@given(name=st.text(st.characters() | st.sampled_from("\\u\ud800\udc00d8"), min_size=1))
+def test_any_name_comes_out_as_it_is(name: str) -> None:
+    """Of each name, however it is escaped, nothing is lost and nothing added."""
+    answer = decode_user_page(body(users=[USER | {"name": name}], nextPage=name))
+    name = json.loads(json.dumps(name))
+
+    assert ((name,), name) == (tuple(user.name for user in answer.entries), answer.next_page)
+
+
+def test_half_pairs_of_a_giant_name_are_replaced() -> None:
+    """A name that no request can ask for stays readable, and its half pairs are not kept apart."""
+    answer = decode_user_page(body(users=[USER | {"name": "\ud800" * MAX_ODD_BYTES}]))
+
+    assert {"\ufffd"} == set(answer.entries[0].name)
+    assert 0 == answer.rejected
+
+
+def test_a_long_list_is_read_whole_or_not_at_all() -> None:
+    """Going through a list entry by entry costs memory, so a long one with an unreadable entry is refused."""
+    users = padding(USER | {"rank": "x" * 1000}, 1100)
+    whole = decode_top_users(body(users=users))
+
+    assert len(body(users=users)) > MAX_LIST_BYTES
+    assert (1100, 0) == (len(whole.entries), whole.rejected)
+    with pytest.raises(
+        InvalidResponse, match=r"^\$\.users\[700\]\.total: expected `float`, got `null`; only"
+    ):
+        decode_top_users(body(users=[*users[:700], USER | {"total": None}, *users[700:]]))
 
 
 def test_a_lone_surrogate_in_a_number_costs_its_entry() -> None:
@@ -576,12 +691,22 @@ def test_any_json_is_an_answer_or_a_failure(document: Any) -> None:
 
 
 @given(document=answers)
-def test_fast_path_and_slow_path_agree(document: dict[str, Any]) -> None:
-    """One pass or two, the answer is the same: a BOM forces the two."""
+def test_a_byte_order_mark_changes_nothing(document: dict[str, Any]) -> None:
+    """With a BOM every answer is what it is without."""
     answer = json.dumps(document).encode()
 
     for decode in DECODERS:
         assert outcome(decode, BOM + answer) == outcome(decode, answer)
+
+
+@given(users=st.lists(good_users, min_size=1, max_size=6), rows=st.lists(good_rows, min_size=1, max_size=6))
+def test_fast_path_and_slow_path_agree(users: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """One pass or entry by entry, the readable entries are the same: an unreadable one forces the second."""
+    for decode, entries in ((decode_top_users, {"users": users}), (decode_history, {"history": rows})):
+        fast = decode(body(**entries))
+        slow = decode(body(**{key: [*values, None] for key, values in entries.items()}))
+
+        assert (fast.entries, fast.rejected + 1) == (slow.entries, slow.rejected)
 
 
 @given(users=st.lists(good_users, max_size=6), page=st.none() | st.text())
@@ -598,18 +723,18 @@ def test_an_odd_name_changes_nothing_for_the_others(users: list[dict[str, Any]],
 @given(users=user_lists)
 def test_every_user_is_read_or_rejected(users: list[Any]) -> None:
     """Entries and rejected add up to the list; names are unique and not empty."""
-    answer = decode_top_users(body(users=users))
+    answer = decode_top_users(body(users=[*padding(USER, len(users)), *users]))
 
-    assert len(users) == len(answer.entries) + answer.rejected
+    assert 2 * len(users) == len(answer.entries) + answer.rejected
     assert len(answer.entries) == len({user.name for user in answer.entries} - {""})
 
 
 @given(rows=row_lists)
 def test_every_row_is_read_or_rejected(rows: list[Any]) -> None:
     """Entries and rejected add up to the list; every number read is within its bounds."""
-    answer = decode_history(body(history=rows))
+    answer = decode_history(body(history=[*padding(ROW, len(rows)), *rows]))
 
-    assert len(rows) == len(answer.entries) + answer.rejected
+    assert 2 * len(rows) == len(answer.entries) + answer.rejected
     assert all(
         0 <= row.synctime <= 1e11 and 0 <= row.hashes <= 1e18 and 0 <= row.hashrate <= 1e18
         for row in answer.entries

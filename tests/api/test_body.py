@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.api import errors
-from exporter.api.body import PIECE_BYTES, inflate, read_body
+from exporter.api.body import COMPRESSIONS, GZIP, PIECE_BYTES, inflate, read_body
 from exporter.endpoint import Reason
 from tests.api.calls import LIMIT, PAYOUT, SMALL, answered, hear, in_pieces
 from tests.api.raw_server import GOOD, Reply, chunked, drip, gzipped, message, zipped
@@ -23,15 +23,34 @@ from tests.api.raw_server import GOOD, Reply, chunked, drip, gzipped, message, z
         ("", GOOD),
         ("gzip", gzipped(GOOD)),
         (" X-GZip ", gzipped(GOOD)),
+        ("UTF-8", GOOD),
+        ("none", GOOD),
+        ("8bit, identity", GOOD),
+        ("utf-8, gzip", gzipped(GOOD)),
         ("gzip", gzipped(GOOD[:20]) + gzipped(GOOD[20:])),
         ("gzip", gzipped(b"") + gzipped(GOOD) + gzipped(b"")),
         ("gzip", b"".join(gzipped(GOOD[place : place + 1]) for place in range(len(GOOD)))),
     ],
-    ids=["identity", "none", "gzip", "x-gzip", "two members", "empty members", "a member per byte"],
+    ids=[
+        "identity",
+        "empty",
+        "gzip",
+        "x-gzip",
+        "UTF-8",
+        "none",
+        "8bit",
+        "UTF-8 and gzip",
+        "two members",
+        "empty members",
+        "a member per byte",
+    ],
 )
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_bodies_are_inflated(coding: str, body: bytes, size: int) -> None:
-    """Plain, gzip and gzip of several members are read, however the network cuts them."""
+    """Plain, gzip and gzip of several members are read, however the network cuts them.
+
+    A coding that is no compression changes nothing.
+    """
     assert PAYOUT == answered(in_pieces(200, body, size, content_encoding=coding), max_response_bytes="16KiB")
 
 
@@ -103,6 +122,44 @@ def test_bodies_are_inflated_piece_by_piece(size: int) -> None:
 
     assert bytes(size) == b"".join(pieces)
     assert max(map(len, pieces)) <= PIECE_BYTES
+
+
+@pytest.mark.parametrize("coding", sorted(COMPRESSIONS - GZIP))
+def test_compressions_that_were_not_asked_for_are_refused(coding: str) -> None:
+    """What is compressed in another way is no JSON, whatever it looks like."""
+    assert Reason.INVALID_JSON is answered(in_pieces(200, GOOD, content_encoding=coding)).reason
+
+
+@given(
+    coding=st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=","), max_size=20)
+)
+def test_codings_that_nobody_knows_change_nothing(coding: str) -> None:
+    """Of all codings only the known compressions say that a body is not what it is."""
+    expected = coding.lower() not in COMPRESSIONS
+
+    assert expected is (PAYOUT == answered(in_pieces(200, GOOD, content_encoding=coding)))
+
+
+@pytest.mark.parametrize(
+    ("body", "coding"),
+    [(bytes(4 << 20), "identity"), (gzipped(bytes(4 << 20)), "gzip"), (gzipped(b"") * 3000, "gzip")],
+    ids=["many chunks", "a bomb in one chunk", "many members"],
+)
+def test_a_body_does_not_hold_up_the_event_loop(body: bytes, coding: str) -> None:
+    """However much is at hand at once, other callbacks of the loop run in between."""
+    turns = 0
+
+    async def play() -> None:
+        nonlocal turns
+        size = 1024 if coding == "identity" else len(body)
+        reading = asyncio.create_task(read_body(in_pieces(200, body, size, content_encoding=coding), 8 << 20))
+        while not reading.done():
+            await asyncio.sleep(0)
+            turns += 1
+
+    asyncio.run(play())
+
+    assert turns >= 4
 
 
 @given(st.integers(0, len(gzipped(GOOD)) - 1))

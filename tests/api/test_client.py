@@ -599,6 +599,42 @@ def test_any_bytes_on_the_wire_are_a_value_or_a_poll_error(data: bytes, start: b
     assert not isinstance(result, PollError) or leaks(result) == []
 
 
+@pytest.mark.parametrize("name", ["\ud800", "a\udfffb", "\udc00\ud800", "é \ud83d&=#"], ids=ascii)
+def test_half_a_surrogate_pair_is_sent(name: str) -> None:
+    """The next page may be named by a visitor whose name is no text: it is asked for, as the bytes it has."""
+    client, network = canned()
+    network.response = in_pieces(200, GOOD)
+    request = Request(ASK_PAYOUT.endpoint, ASK_PAYOUT.decode, {"page": name})
+    query = parse_qs(asyncio.run(sent(client, network, request)), strict_parsing=True, errors="surrogatepass")
+
+    assert {"page": [name], "secret": [CANARY]} == query
+
+
+async def sent(client: Client, network: Any, request: Request[Any]) -> str:
+    """Return the query of what a call sends."""
+    assert PAYOUT == await outcome(client, request)
+    query: str = network.request.url.query.decode()
+    return query
+
+
+@pytest.mark.parametrize("name", ["a" * 70_000, "é" * 11_000])
+def test_a_name_too_long_for_a_url_is_invalid(name: str) -> None:
+    """A request that cannot be built is no failure to reach the host: the answer that named it is invalid."""
+    request = Request(ASK_PAYOUT.endpoint, ASK_PAYOUT.decode, {"count": "32", "page": name})
+    error = answered(in_pieces(200, GOOD), request)
+
+    assert Reason.INVALID_RESPONSE is error.reason
+    assert "the parameter page is too long for a URL, so nothing was sent" == str(error)
+
+
+@given(st.dictionaries(st.sampled_from(["page", "name"]), st.text(st.characters(), max_size=30)))
+def test_building_a_request_never_fails_to_resolve(parameters: dict[str, str]) -> None:
+    """Whatever stands in its parameters, a request is sent."""
+    assert PAYOUT == answered(
+        in_pieces(200, GOOD), Request(ASK_PAYOUT.endpoint, ASK_PAYOUT.decode, parameters)
+    )
+
+
 def test_closing_fails_the_calls_in_flight() -> None:
     """A call that is waiting when the client is closed fails like one whose connection broke."""
 

@@ -153,6 +153,16 @@ def test_a_prometheus_that_is_not_reached_is_told(expected: str, url: str) -> No
     assert said.startswith("Prometheus cannot be reached: " + expected.format(closed=closed, port=port))
 
 
+def test_an_answer_with_warnings_is_refused() -> None:
+    """A partial answer, as Thanos gives one, would make holes of what is there: nothing is written."""
+    answer = {"warnings": ["a store is away: secret"], "data": {"result": []}}
+    with pytest.raises(PrometheusError) as caught:
+        asyncio.run(answering(answer, 200).sample_times(source(week()), HASHRATE, 0, DAY))
+
+    assert str(caught.value).startswith("Prometheus at prom:9090 answers with warnings")
+    assert "secret" not in str(caught.value)
+
+
 def test_windows_end_where_a_series_begins() -> None:
     """All is free before the first sample, and until now where there is none at all."""
     site = source(week())

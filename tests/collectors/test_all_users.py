@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from exporter.api.answers import Entries, User
 from exporter.api.errors import InvalidPage, InvalidResponse, TooLarge
@@ -47,9 +49,10 @@ def walked(reply: Callable[[Request[Any]], Users | Exception]) -> Sums:
 
 def test_it_is_polled_where_the_config_asks_for_it() -> None:
     """A walk is long, so it is off unless enabled; then its gauges are there until they are stale."""
-    snapshot = polled(Snapshot(), SITE, ALL_USERS, Sums(2, 30.0, 4.0, 5.0))
+    snapshot = polled(Snapshot(), SITE, ALL_USERS, Sums(2, 30.0, 4.0, 5.0, 1, "a fault"))
     values = {
         "all_users": 2,
+        "all_users_rejected": 1,
         "all_users_hashes": 30,
         "all_users_withdrawn_coins": 4,
         "all_users_balance_coins": 5,
@@ -89,11 +92,24 @@ def test_the_sums_are_those_of_all_pages(totals: list[list[int]]) -> None:
 
 
 def test_entries_that_cannot_be_read_are_counted() -> None:
-    """Over all pages; the sums are those of the others."""
-    sums = walked(pages(first=page(1, following="b", rejected=2), b=page(2, rejected=3)))
+    """Over all pages; the sums are those of the others, and beside them stands how many they are without."""
+    first = replace(page(1, following="b", rejected=2), fault="first")
+    sums = walked(pages(first=first, b=replace(page(2, rejected=3), fault="second")))
+    after = step(SITE, ALL_USERS, Snapshot(), sums)
 
-    assert Sums(2, 3, 3 / 8, 3 / 4, 5) == sums
-    assert 5 == step(SITE, ALL_USERS, Snapshot(), sums).rejected
+    assert Sums(2, 3, 3 / 8, 3 / 4, 5, "first") == sums
+    assert (5, "first") == (after.rejected, after.fault)
+
+
+@pytest.mark.parametrize(("users", "rejected", "fails"), [(64, 0, True), (60, 4, True), (63, 0, False)])
+def test_a_full_page_must_say_what_follows(users: int, rejected: int, fails: bool) -> None:
+    """Without nextPage, a full page may be the first of many: its sums are not shown as all users'."""
+    answer = replace(page(*range(users), rejected=rejected), next_page=UNSET)
+    if fails:
+        error, _ = error_of(SITE, ALL_USERS, pages(first=answer), InvalidResponse)
+        assert str(error).startswith("$.nextPage: missing on a full page")
+    else:
+        assert users == walked(pages(first=answer)).users
 
 
 def test_a_page_that_vanished_starts_the_walk_again() -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import contextlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from exporter.api.answers import Entries, HistoryRow, decode_history
 from exporter.api.client import Request
+from exporter.api.errors import InvalidResponse
+from exporter.clock import Now
 from exporter.collectors import history_rows
 from exporter.collectors.collector import WarningEvent
 from exporter.collectors.expiry import ROUNDING
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from exporter.config import Site
 
 SITE = a_site()
+CLOCK_TIME = f"{datetime.fromtimestamp(NOW.wall, UTC):%Y-%m-%dT%H:%M:%SZ}"
 PATIENT = a_site(poll={"history": {"stale_after": "99h"}})  # only the age of rows removes anything
 
 
@@ -61,9 +66,40 @@ def test_one_request_is_one_poll() -> None:
 def test_an_answer_is_put_in_order() -> None:
     """Rows are kept ascending; unreadable ones and those of the future count as rejected."""
     future = HistoryRow(NOW.wall + 2 * HOUR, 1, 1)
-    after = step(SITE, HISTORY, Snapshot(), Entries((*reversed(rows(3)), future), 2))
+    after = step(SITE, HISTORY, Snapshot(), Entries((*reversed(rows(3)), future), 2, None, "a fault"))
 
     assert (rows(3), 3) == (after.state.rows, after.rejected)
+    assert "a fault" == step(SITE, HISTORY, Snapshot(), Entries(rows(3), 2, None, "a fault")).fault
+
+
+CLOCK = "this machine's clock says {}; if that is wrong, set the clock, else the API's is wrong"
+
+
+def test_rows_of_the_future_name_the_clock() -> None:
+    """A clock that is behind, or an API's that is ahead, is told where it costs rows."""
+    after = step(SITE, HISTORY, Snapshot(), Entries(rows(5, newest=LAST_HOUR + 3 * HOUR)))
+
+    assert 2 == after.rejected
+    assert f"$.history: 2 of 5 rows begin in the future: {CLOCK.format(CLOCK_TIME)}" == after.fault
+
+
+@pytest.mark.parametrize("before", [Snapshot(), a_snapshot(*rows(5))], ids=["at the start", "later"])
+def test_only_rows_of_the_future_are_a_failure(before: Snapshot) -> None:
+    """An answer whose rows all lie in the future is no success: a clock is wrong, say 1970 before NTP."""
+    start = Now(100.0, 5.0)
+
+    with pytest.raises(InvalidResponse) as caught:
+        step(SITE, HISTORY, before, Entries(rows(168)), start)
+    assert f"$.history: 168 of 168 rows begin in the future: {CLOCK.format('1970-01-01T00:01:40Z')}" == str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("wall", [-1e300, 1e300, -1e12, float("1e18")])
+def test_no_clock_is_too_odd_to_be_told(wall: float) -> None:
+    """Whatever a clock says, reading rows raises nothing but failures of the poll."""
+    with contextlib.suppress(InvalidResponse):
+        step(SITE, HISTORY, Snapshot(), Entries(rows(3)), Now(wall, 5.0))
 
 
 def test_the_settled_row_is_the_hashrate() -> None:

@@ -36,7 +36,21 @@ def test_polls_are_recorded() -> None:
     record = failure(record, 130.0, DNS, "no such host")
     outage = Outage("dns", "no such host", 130.0, 130.0, 1)
 
-    assert PollRecord(3, {"dns": 1}, 3, False, 130.0, 70.0, 190.0, 0.5, (outage,)) == record
+    assert PollRecord(3, {"dns": 1}, 3, False, 130.0, 70.0, 190.0, 0.5, (outage,), 1) == record
+
+
+@pytest.mark.parametrize(
+    ("rejected", "sentence"),
+    [(0, ""), (1, "1 entry was not read: $.users[3]: why"), (2, "2 entries were not read: $.users[3]: why")],
+)
+def test_rejected_entries_are_told(rejected: int, sentence: str) -> None:
+    """What was not read of the last answer is known in a sentence, until an answer is read whole."""
+    record = PollRecord().succeeded(
+        at=1.0, took=1.0, rejected=rejected, next_poll=2.0, fault="$.users[3]: why"
+    )
+
+    assert sentence == record.rejection
+    assert "" == succeeded(record, 2.0).rejection
 
 
 def test_a_planned_poll_is_none_yet() -> None:

@@ -31,6 +31,28 @@ def test_the_key_is_the_configs() -> None:
     ]
 
 
+BREAKS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # Python's str.splitlines ends a line at each
+
+
+@pytest.mark.parametrize("line_break", BREAKS, ids=ascii)
+def test_line_breaks_of_other_scrapers_are_replaced(line_break: str) -> None:
+    """A visitor's name cannot make a scraper that splits lines by Unicode lose the page."""
+    name = f"mar{line_break}ia"
+
+    assert f"mar\ufffdia~{sha256(name.encode()).hexdigest()[:8]}" == user_label(name, None)
+    assert [user_label(name, None)] == [
+        user.name for user in label_users(Entries((a_user(name),)), None).entries
+    ]
+
+
+@given(name=names | st.text(f"a\n{BREAKS}"), key=st.none() | st.binary())
+def test_a_label_has_one_line_beside_line_feeds(name: str, key: bytes | None) -> None:
+    """Only a line feed, which the page escapes, splits a label, however its reader splits lines."""
+    label = label_users(Entries((a_user(name),)), key).entries[0].name
+
+    assert 1 == len(f".{label}.".replace("\n", " ").splitlines())
+
+
 @pytest.mark.parametrize("name", ["maria", "a" * 128, "\u00e9" * 64, '"} 1\nup 0', "\u202e\x00", "~", " "])
 def test_names_that_fit_are_labels(name: str) -> None:
     """A name of up to 128 bytes is its own label, whatever it says."""

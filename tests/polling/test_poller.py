@@ -15,14 +15,18 @@ from exporter.collectors.history import HISTORY
 from exporter.collectors.payout import PAYOUT
 from exporter.collectors.registry import HISTORY_COLLECTOR, USERS_COLLECTOR
 from exporter.collectors.users import BALANCES, TOP_USERS
+from tests.collectors.sites import collector_of
 from tests.conftest import WALL, parsed
 from tests.polling.rig import ANSWERS, Rig, broken, crash, ok, polling, reply, slow_polls
 from tests.polling.watching import ANN, NO_BOB, WATCHING, balances
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import httpx
+
+    from exporter.endpoint import Endpoint
 
 
 def test_all_endpoints_are_polled_at_their_intervals() -> None:
@@ -286,6 +290,70 @@ def test_hashes_that_make_no_sense_are_said_once() -> None:
         (entry["site"], entry["endpoint"], entry["log_level"]) for entry in warnings
     ]
     assert rig.store["demo"].state(HISTORY_COLLECTOR).contradictory
+
+
+def test_rejected_entries_are_said_once() -> None:
+    """Entries that cannot be read are warned about when they begin, with the place of the first, no name."""
+    good = {"name": "johnd", "total": 1, "withdrawn": 0, "balance": 0}
+    answers = {"bad": [good, good | {"name": "maria", "total": None}], "good": [good]}
+
+    def answering(users: list[dict[str, Any]]) -> Callable[[str, str], httpx.Response]:
+        answer = {"success": True, "users": users}
+        return lambda _site, path: reply(200, answer) if "top" in path else ok(path)
+
+    async def scene(rig: Rig) -> None:
+        for kind in ("bad", "good", "bad"):
+            rig.api.answer = answering(answers[kind])
+            await rig.time.run(180)
+
+    with capture_logs() as logs:
+        rig = polling(parsed(), scene)
+
+    warning = {
+        "event": "entries_rejected",
+        "log_level": "warning",
+        "site": "demo",
+        "endpoint": "/user/top",
+        "entries": 1,
+        "detail": "$.users[1].total: expected `float`, got `null`",
+    }
+    assert [warning] * 2 == [entry for entry in logs if entry["event"] == "entries_rejected"]
+    assert rig.record(TOP_USERS).rejected >= 4
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint", "answer", "detail"),
+    [
+        ("/user/top", TOP_USERS, {"users": [{"name": "u1"}]}, "$.users[0]: object missing"),
+        (
+            "/stats/history",
+            HISTORY,
+            {"history": [{"synctime": WALL + 9e6, "hashes": 1, "hashrate": 1}]},
+            "this machine's clock says ",
+        ),
+    ],
+)
+def test_an_answer_of_which_nothing_can_be_read_is_a_failure(
+    path: str, endpoint: Endpoint, answer: dict[str, Any], detail: str
+) -> None:
+    """It is `invalid_response` in the log, the counter and `up`, and it changes nothing of what was known."""
+
+    async def scene(rig: Rig) -> None:
+        await rig.time.run(5)
+        before = rig.store["demo"].states
+        rig.api.answer = lambda _site, asked: reply(
+            200, {"success": True, **answer} if asked == path else ANSWERS[asked]
+        )
+        await rig.time.run(400)
+        assert before[collector_of(endpoint)] == rig.store["demo"].states[collector_of(endpoint)]
+
+    with capture_logs() as logs:
+        record = polling(parsed(), scene).record(endpoint)
+
+    failed = [entry for entry in logs if entry["event"] == "poll_failed"]
+    assert (False, ["invalid_response"]) == (record.up, list(record.failures))
+    assert [(endpoint, "invalid_response")] == [(entry["endpoint"], entry["reason"]) for entry in failed[:1]]
+    assert detail in failed[0]["detail"]
 
 
 def test_a_rotated_secret_file_ends_the_back_off(tmp_path: Path) -> None:
