@@ -234,7 +234,7 @@ def test_the_oldest_handshake_makes_room(pki: Path, loop: Any) -> None:
             writer.transport.abort()
         return said, ended
 
-    (said, ended), failures = playing(loop, tls_of(pki), scene, Limits(connections=16))
+    (said, ended), failures = playing(loop, tls_of(pki), scene, Limits(connections=4))
 
     assert "HTTP/1.1 200 OK" == said
     assert [True, True, False, False, False] == ended
