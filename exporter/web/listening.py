@@ -96,12 +96,15 @@ def raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def connection_limit(most: int) -> int:
-    """Return how many clients may be connected: two thirds of the files that are left, and at most `most`.
+def client_limits(most: int) -> tuple[int, int]:
+    """Return how many connections and how many TLS handshakes may be open: each at most `most`.
 
-    The last third is for TLS handshakes, and for connections that make room and are not closed yet.
+    Connections take two thirds of the files that are left. The last third is for handshakes, which take two
+    files each, and for connections that are not closed yet.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
-        return most
-    return min(most, max(files - OTHER_FILES, files // 2) * 2 // 3)
+        return most, most
+    left = max(files - OTHER_FILES, files // 2)
+    connections = min(most, left * 2 // 3)
+    return connections, min(most, (left - connections) // 2)

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from exporter.web.connections import TRANSITIONS, Connections, DeadlineAction, Event, State
 from exporter.web.handshake import ServerContext
-from exporter.web.listening import BACKLOG, connection_limit
+from exporter.web.listening import BACKLOG, client_limits
 from exporter.web.tls_listener import Failed, HandshakeLimits, TlsListener
 
 UNSENT = 256 * 1024  # bytes of an answer that may wait without TLS: the page's own bytes, not copies
@@ -224,8 +224,8 @@ class Server(uvicorn.Server):
         self._limits = limits
         self._context = context
         self._handshake_failed = handshake_failed
-        self._most = connection_limit(limits.connections)
-        self._connections = Connections[Protocol](self._most)
+        connections, self._handshakes = client_limits(limits.connections)
+        self._connections = Connections[Protocol](connections)
         self._sockets: list[socket.socket] = []
         self._generation = 0  # of the rules for client certificates
         super().__init__(
@@ -309,10 +309,7 @@ class Server(uvicorn.Server):
         listening.setblocking(False)
         if context is None:
             return await asyncio.get_running_loop().create_server(connect, sock=listening, backlog=BACKLOG)
-        # A handshake takes two files, and a third of all files is not for connections: see connection_limit.
-        limits = HandshakeLimits(
-            max(1, self._most // 4), self._limits.handshake_seconds, self._limits.stall_seconds
-        )
+        limits = HandshakeLimits(self._handshakes, self._limits.handshake_seconds, self._limits.stall_seconds)
         return TlsListener(listening, context, connect, limits, self._handshake_failed)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -15,9 +15,8 @@ from exporter.web.listening import format_address
 ACCEPTED_AT_ONCE = 64  # connections per turn of the event loop
 PAUSE = 1.0  # seconds without accepting, when the system is out of files
 LINGER = 1.0  # seconds for the client to read why it is refused, before its connection is reset
-Failed = Callable[
-    [HandshakeReason, str, str], None
-]  # gets the reason, the client's address and what OpenSSL says
+# Gets the reason, the client's address, and what OpenSSL says.
+Failed = Callable[[HandshakeReason, str, str], None]
 
 
 class HandshakeLimits(NamedTuple):

@@ -36,8 +36,7 @@ _BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{21}[.Oeu]
 _USERS = "basic_auth_users"
 _HEADERS = "http_server_config.headers"
 
-# What Go reads as a duration of 0. A whole number is nanoseconds there.
-_NO_TIME = re.compile(r"[+-]?(0+|([0-9]*0(\.0*)?(ns|us|µs|μs|ms|s|m|h))+)")
+_NO_TIME = re.compile(r"[+-]?(0+|(0+(\.0*)?(ns|us|µs|μs|ms|s|m|h))+)")  # what Go reads as a duration of 0
 # The headers and their allowed values; an empty tuple allows any value.
 ALLOWED_HEADERS: dict[str, tuple[str, ...]] = {
     "Content-Security-Policy": (),
@@ -58,8 +57,8 @@ _Mapping = Annotated[dict[str, str], Meta(extra={"read": _mapping})]
 
 
 def _no_time(value: object) -> float:
-    text = str(value) if type(value) is int else value
-    if not (isinstance(text, str) and _NO_TIME.fullmatch(text) and not re.search("[1-9]", text)):
+    zero = type(value) is int and value == 0  # of nanoseconds, for Go
+    if not (zero or (isinstance(value, str) and _NO_TIME.fullmatch(value))):
         raise ValueError("the exporter limits no rates: set 0s, or remove rate_limit; bcrypt checks queue")
     return 0.0
 
@@ -162,22 +161,29 @@ def _load_document(loader: "_Loader") -> object:
 
 
 def without_absent(document: object) -> object:
-    """Return the document without what the toolkit takes for absent: keys and sections without a value.
+    """Return the document without what the toolkit takes for absent: known keys and sections without a value.
 
     `basic_auth_users` keeps all of its entries: a user without a hash is a fault.
     """
     if not isinstance(document, dict):
         return document
-    given = {key: value for key, value in document.items() if value is not None}
-    for name in (TLS_CONFIG, "http_server_config", "rate_limit"):
-        absent = absent_in_tls if name == TLS_CONFIG else _without_value
-        if isinstance(section := given.get(name), dict):
-            given[name] = {key: value for key, value in section.items() if not absent(key, value)}
+    given = _known_with_value(document, WebFile)
+    for name, section in (
+        (TLS_CONFIG, TlsSection),
+        ("http_server_config", HttpSection),
+        ("rate_limit", RateSection),
+    ):
+        if isinstance(values := given.get(name), dict):
+            given[name] = _known_with_value(values, section)
     return given
 
 
-def _without_value(_key: object, value: object) -> bool:
-    return value is None
+def _known_with_value(values: dict[Any, Any], section: type[schema.Section]) -> dict[Any, Any]:
+    def absent(key: object, value: object) -> bool:
+        return absent_in_tls(key, value) if section is TlsSection else value is None
+
+    known = schema.fields(section)
+    return {key: value for key, value in values.items() if key not in known or not absent(key, value)}
 
 
 def current_stamps(config: WebConfig | BadWebConfig) -> Stamps:

@@ -249,11 +249,12 @@ def test_switching_tls_takes_a_restart(place: Path) -> None:
 
 
 def test_other_protocols_do_no_harm(place: Path) -> None:
-    """HTTP to the TLS port and a TLS hello to the plain port are turned away, and the next is served."""
+    """HTTP to the TLS port gets 400, other bytes and TLS to the plain port nothing; the next is served."""
     request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with guarded(place, **tls()) as it:
-        answers = [spoken(it.port, data) for data in (request, b"\0" * 4096, b"\x16\x03\x01")]
+        told, *answers = [spoken(it.port, data) for data in (request, b"\0" * 4096, b"\x16\x03\x01")]
 
+        assert told.startswith(b"HTTP/1.1 400 ")
         assert [] == [answer for answer in answers if b"HTTP" in answer]
         assert 200 == it.get("/metrics").status
         assert [] == errors(it.program)

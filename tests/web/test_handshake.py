@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import ssl
 import warnings
@@ -15,6 +16,7 @@ import structlog
 import uvloop
 
 from exporter.app import App, Options
+from exporter.web import tls_listener
 from exporter.web.handshake import HandshakeFailures, HandshakeReason
 from exporter.web.listening import listen
 from exporter.web.server import Limits, Server
@@ -84,11 +86,14 @@ def client(pki: Path, cert: str = "", ciphers: str = "", **settings: Any) -> ssl
 
 def told(address: Address, context: ssl.SSLContext) -> str:
     """Ask as a scraper does; return the answer's first line, or what the client learns of the refusal."""
+    with socket.create_connection(address, timeout=5) as plain:
+        return told_on(plain, context)
+
+
+def told_on(plain: socket.socket, context: ssl.SSLContext) -> str:
+    """Do the same on a connection."""
     try:
-        with (
-            socket.create_connection(address, timeout=5) as plain,
-            context.wrap_socket(plain, server_hostname="localhost") as connection,
-        ):
+        with context.wrap_socket(plain, server_hostname="localhost") as connection:
             connection.sendall(GET + b"Connection: close\r\n\r\n")
             return connection.recv(1000).partition(b"\r\n")[0].decode()
     except ssl.SSLError as error:
@@ -234,7 +239,7 @@ def test_the_oldest_handshake_makes_room(pki: Path, loop: Any) -> None:
             writer.transport.abort()
         return said, ended
 
-    (said, ended), failures = playing(loop, tls_of(pki), scene, Limits(connections=16))
+    (said, ended), failures = playing(loop, tls_of(pki), scene, Limits(connections=4))
 
     assert "HTTP/1.1 200 OK" == said
     assert [True, True, False, False, False] == ended
@@ -266,6 +271,29 @@ def test_handshakes_leave_no_file_open(pki: Path, loop: Any) -> None:
 
     assert left <= 0
     assert 12 == len(failures)
+
+
+@LOOPS
+def test_out_of_files_is_a_pause(pki: Path, loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection for which the system has no file waits, and is served when there is one."""
+    monkeypatch.setattr(tls_listener, "PAUSE", 0.05)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def scene(address: Address, server: Server) -> str:
+        await asyncio.to_thread(told, address, client(pki))  # it is served, and its threads are there
+        with socket.create_connection(address) as plain:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            try:
+                while server.servers[0]._pause is None:  # type: ignore[attr-defined]  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            plain.settimeout(5)
+            return await asyncio.to_thread(told_on, plain, client(pki))
+
+    said, failures = playing(loop, tls_of(pki), scene)
+
+    assert ("HTTP/1.1 200 OK", []) == (said, failures)
 
 
 # ---------------------------------------------------------------------------------------- counted and logged

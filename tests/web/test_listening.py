@@ -15,7 +15,7 @@ from exporter.web.listening import (
     OTHER_FILES,
     AddressError,
     address_of,
-    connection_limit,
+    client_limits,
     listen,
     parse_address,
     raise_open_files,
@@ -124,18 +124,18 @@ def test_a_port_that_is_taken_is_not_half_served(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("expected", "files"),
     [
-        (2000, 1_000_000),
-        (2000, resource.RLIM_INFINITY),
-        (136, 300),
-        (2000, 3000 + OTHER_FILES),
-        (1998, 2997 + OTHER_FILES),
-        (32, 96),
+        ((2000, 2000), 1_000_000),
+        ((2000, 2000), resource.RLIM_INFINITY),
+        ((2000, 500), 3000 + OTHER_FILES),
+        ((1998, 499), 2997 + OTHER_FILES),
+        ((136, 34), 300),
+        ((32, 8), 96),
     ],
 )
 def test_connections_are_what_the_system_allows(
-    expected: int, files: int, monkeypatch: pytest.MonkeyPatch
+    expected: tuple[int, int], files: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit is two thirds of the files that other work leaves, and at most what is asked for."""
+    """Connections and handshakes share the files that other work leaves, up to what is asked for."""
     monkeypatch.setattr(resource, "getrlimit", lambda _resource: (files, files))
 
-    assert expected == connection_limit(2000)
+    assert expected == client_limits(2000)
