@@ -131,7 +131,7 @@ def _shard_rows(rounds: int) -> list[Row]:
         path = programs.write_config(Path(name) / "config.yaml", 1, READ, {})
         for _ in range(rounds):
             begin = time.process_time()
-            sites = config.load(path, {}, explicit=True).sites
+            sites = config.load(path, {}).sites
             read = time.process_time()
             if len([site for site in sites if share.has(site.name)]) == len(sites):
                 raise BadLoad("a shard has all sites")
