@@ -84,15 +84,15 @@ def set_encodings() -> None:
 
 def _config_problems(error: ConfigError) -> str:
     """Return the problems of each source beneath its name."""
-    told = []
+    lines = []
     for source, group in itertools.groupby(error.problems, lambda problem: problem.source):
         first, *others = problems = list(group)
         head = f"{source}: {len(problems)} problem{'s' if others else ''}"
         if source and (first.path or others):
-            told.append("\n  ".join([head, *capped([problem.text for problem in problems])]))
+            lines.append("\n  ".join([head, *capped([problem.text for problem in problems])]))
         else:  # the whole source is the problem, or there is no source
-            told += [first.at(source or first.path), *(problem.text for problem in others)]
-    return "\n".join(told)
+            lines += [first.at(source or first.path), *(problem.text for problem in others)]
+    return "\n".join(lines)
 
 
 def _tell(text: str, end: str = "\n") -> None:

@@ -31,10 +31,8 @@ MAX_NUMBER = 64  # characters; longer ones are text, because Python takes long t
 
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
-_TEXT, _SCALARS = (
-    f"{_TAG}str",
-    {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "timestamp", "binary")},
-)
+_TEXT = f"{_TAG}str"
+_SCALARS = {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "timestamp", "binary")}
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"')
 _HARMLESS = re.compile(r"\\?.|<[a-z ]+>")  # one character, or a kind of token
 _DIRECTIVE = re.compile("%(?<![^\r\n\x85\u2028\u2029]%)")  # at the start of a line
@@ -59,7 +57,7 @@ def load_yaml(data: bytes, problems: Problems) -> object:
         except yaml.MarkedYAMLError:
             if len(text) > EXPLAINED:
                 raise
-        # PyYAML's own parser is slow. But it takes `{key:}`, and explains better what it does not take.
+        # PyYAML's own parser is slow, but it takes `{key:}`, and explains better what it does not take.
         problems.reported.clear()
         return _parsed(yaml.SafeLoader, text, problems)
     except _Refused as error:

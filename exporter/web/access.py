@@ -53,7 +53,7 @@ class WebAccess:
         if self._path is None:
             return PreparedWebConfig(NO_WEB_CONFIG, None)
         try:
-            config = self._last_read = load(self._path)
+            config = load(self._path)
         except BadWebConfig as error:
             self._last_read = error
             raise
@@ -66,6 +66,7 @@ class WebAccess:
         """Read the file again while a server runs: TLS stays on or off. Raises ConfigError."""
         prepared = self.prepare()
         if bool(prepared.config.tls) != bool(self.config.tls):
+            self._last_read = prepared.config
             switched = "on" if prepared.config.tls else "off"
             raise self._tls_error(f"TLS is switched {switched}: that takes a restart")
         return prepared
@@ -86,7 +87,6 @@ class WebAccess:
             try:
                 await server.replace_tls(prepared.context, end_connections=rules_before != rules)
             except OSError as error:
-                self._last_read = self.config  # so the watch tries again
                 raise self._tls_error(f"no new listener can be made: {error.strerror}") from None
         self.apply(prepared)
 

@@ -299,3 +299,24 @@ def test_switching_tls_names_the_file(pki: Path) -> None:
         access.prepare_reload()
     assert [str(path)] == [problem.source for problem in caught.value.problems]
     access.close()
+
+
+def test_a_refused_reload_delays_no_web_config(tmp_path: Path) -> None:
+    """A web config that came with a bad config is taken by the watch: a renewed certificate must not wait."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+    configs = [parsed()]  # for the start
+
+    def load() -> Config:
+        if configs:
+            return configs.pop()
+        raise ConfigError([Problem("sites", "empty", 1, "config.yaml")])
+
+    async def scene(app: App, time: VirtualTime) -> None:
+        path.write_text(USERS.replace(HASH, OTHER))
+        assert ["config.yaml: sites (line 1): empty"] == await app.reload()
+        assert Verdict.ALLOWED is await app._access.verdict(basic("prom", "right"))
+        await watched(app, time)
+        assert Verdict.ALLOWED is await app._access.verdict(basic("prom", "other"))
+
+    running(path, scene, load)
