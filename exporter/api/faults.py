@@ -118,7 +118,7 @@ def _host(name: str) -> str:
 def _tls_fault(cause: ssl.SSLError, peer: _Peer) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
         fault = f"the certificate of {peer.name} is refused: {cause.verify_message.rstrip('.')}"
-        unknown = cause.verify_code in _UNKNOWN_ISSUER
+        unknown = getattr(cause, "verify_code", 0) in _UNKNOWN_ISSUER  # only OpenSSL's own errors have it
         return f"{fault}: name its authority in {peer.ca_setting}" if unknown else fault
     if isinstance(cause, ssl.SSLEOFError):
         return f"{peer.name} broke off the TLS handshake: correct the port or https:// in {peer.setting}"
@@ -129,9 +129,12 @@ def _tls_fault(cause: ssl.SSLError, peer: _Peer) -> str:
 
 def _tunnel_fault(error: httpx.ProxyError, route: Route) -> str:
     """Say with which status a proxy has refused a tunnel; the rest of httpx' text is the proxy's own."""
-    status = int(digits[0]) if (digits := re.match(r"\d{3}\b", str(error))) else 0
-    refusal = f"the proxy {route.proxy_name} refused the way to {route.target} with HTTP status {status}"
-    advice = _TUNNEL_ADVICE.get(status, "").format(setting=route.proxy_setting)
+    status = re.match(r"\d{3}\b", str(error))
+    refusal = f"{f'the proxy {route.proxy_name}'.rstrip()} refused the way to {route.target}"
+    if status is None:
+        return refusal
+    refusal = f"{refusal} with HTTP status {status[0]}"
+    advice = _TUNNEL_ADVICE.get(int(status[0]), "").format(setting=route.proxy_setting)
     return f"{refusal}: {advice}" if advice else refusal
 
 

@@ -231,7 +231,7 @@ class _Body(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self._reply.body
         if self._reply.cut:
-            raise httpx.RemoteProtocolError("the connection was closed within the body")
+            raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
 
 
 class Wire(httpx.AsyncBaseTransport):
