@@ -128,8 +128,8 @@ def decode_user_page(body: bytes) -> Users:
     if not parts.next_page:
         return replace(users, next_page=UNSET)
     name = _string(parts.next_page)
-    if name is None and bytes(parts.next_page) != b"null":
-        raise InvalidResponse("$.nextPage: expected a string or null")
+    if name is None:
+        _read(_page_name, parts.next_page, "$.nextPage")
     return replace(users, next_page=name or None)
 
 
@@ -166,6 +166,7 @@ _row, _rows = Decoder(HistoryRow, strict=False), Decoder(list[HistoryRow], stric
 _user, _users = Decoder(User, strict=False), Decoder(list[User], strict=False)
 _odd_user = Decoder(_OddUser, strict=False)
 _raws: Decoder[list[Raw]] = Decoder(list[Raw])
+_page_name: Decoder[str | None] = Decoder(str | None)
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 # A surrogate pair, half of one, or any other escape. The alternatives are tried in this order.
 _ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL)
@@ -244,10 +245,15 @@ def _explain(text: bytes, error: Exception) -> str:
 def _decode(body: bytes, decoder: Decoder[T]) -> T:
     """Return what a decoder reads of a whole answer."""
     text, _ = _open(body)
+    return _read(decoder, text, "$")
+
+
+def _read(decoder: Decoder[T], text: bytes | Raw, path: str) -> T:
+    """Return what a decoder reads of the JSON text at a path. Raises InvalidResponse."""
     try:
         return decoder.decode(text)
     except _UNREADABLE as error:
-        fault = _fault("$", error)
+        fault = _fault(path, error)
     raise InvalidResponse(fault)
 
 

@@ -21,15 +21,16 @@ from exporter.endpoint import Endpoint, Reason
 ALL_USERS = Endpoint("/user/list")
 RESTARTS = 3  # a page is named by a user, who can be gone by the time the page is asked for
 METRICS = MetricList(ALL_USERS)
-USERS = METRICS.gauge("all_users", "Users of the last walk over all pages of /user/list.")
-HASHES = METRICS.gauge("all_users_hashes", "Accepted hashes of all users: sum of total of /user/list.")
-BALANCE = METRICS.gauge("all_users_balance_coins", "Coins owed to all users: sum of balance of /user/list.")
-WITHDRAWN = METRICS.gauge(
-    "all_users_withdrawn_coins", "Coins all users withdrew: sum of withdrawn of /user/list."
+LEFT_OUT = "; without entries that cannot be read, which cryptoloot_rejected_entries_total counts."
+USERS = METRICS.gauge("all_users", f"Users of the last walk over all pages of /user/list{LEFT_OUT}")
+HASHES = METRICS.gauge(
+    "all_users_hashes", f"Accepted hashes of all users: sum of total of /user/list{LEFT_OUT}"
 )
-REJECTED = METRICS.gauge(
-    "all_users_rejected",
-    "Entries of the last walk over /user/list that could not be read: the sums are without them.",
+BALANCE = METRICS.gauge(
+    "all_users_balance_coins", f"Coins owed to all users: sum of balance of /user/list{LEFT_OUT}"
+)
+WITHDRAWN = METRICS.gauge(
+    "all_users_withdrawn_coins", f"Coins all users withdrew: sum of withdrawn of /user/list{LEFT_OUT}"
 )
 
 
@@ -108,4 +109,3 @@ class AllUsersCollector(Collector["Reading[Sums] | None", "Sums | None"]):
             yield Family.single(HASHES, site, view.hashes)
             yield Family.single(BALANCE, site, view.balance)
             yield Family.single(WITHDRAWN, site, view.withdrawn)
-            yield Family.single(REJECTED, site, view.rejected)

@@ -52,7 +52,6 @@ def test_it_is_polled_where_the_config_asks_for_it() -> None:
     snapshot = polled(Snapshot(), SITE, ALL_USERS, Sums(2, 30.0, 4.0, 5.0, 1, "a fault"))
     values = {
         "all_users": 2,
-        "all_users_rejected": 1,
         "all_users_hashes": 30,
         "all_users_withdrawn_coins": 4,
         "all_users_balance_coins": 5,
@@ -92,7 +91,7 @@ def test_the_sums_are_those_of_all_pages(totals: list[list[int]]) -> None:
 
 
 def test_entries_that_cannot_be_read_are_counted() -> None:
-    """Over all pages; the sums are those of the others, and beside them stands how many they are without."""
+    """Over all pages; the sums are those of the others, and how many they are without is counted and told."""
     first = replace(page(1, following="b", rejected=2), fault="first")
     sums = walked(pages(first=first, b=replace(page(2, rejected=3), fault="second")))
     after = step(SITE, ALL_USERS, Snapshot(), sums)

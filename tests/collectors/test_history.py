@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import contextlib
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -95,10 +95,10 @@ def test_only_rows_of_the_future_are_a_failure(before: Snapshot) -> None:
     )
 
 
-@pytest.mark.parametrize("wall", [-1e300, 1e300, -1e12, float("1e18")])
+@pytest.mark.parametrize("wall", [-1e300, -1e15])
 def test_no_clock_is_too_odd_to_be_told(wall: float) -> None:
-    """Whatever a clock says, reading rows raises nothing but failures of the poll."""
-    with contextlib.suppress(InvalidResponse):
+    """A time that no calendar has is told in seconds."""
+    with pytest.raises(InvalidResponse, match=re.escape(f"this machine's clock says {wall:g} s; if")):
         step(SITE, HISTORY, Snapshot(), Entries(rows(3)), Now(wall, 5.0))
 
 

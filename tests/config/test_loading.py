@@ -94,7 +94,7 @@ def test_an_alias_of_itself_is_no_trap(tmp_path: Path) -> None:
 
 def test_defaults_are_those_of_the_contract() -> None:
     """A file with one site and nothing else means the contract's defaults."""
-    api = config.Api("https://api.crypto-loot.com", 10.0, 8, 16 << 20, allow_insecure=False, proxy="none")
+    api = config.Api("https://api.crypto-loot.com", 10.0, 8, 4 << 20, allow_insecure=False, proxy="none")
     users = config.Users("plain", None)
     polls = Polls(
         Poll(60.0, 300.0),
