@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from exporter import __version__, simulator
-from exporter.app import WEB_CONFIG_REFUSED, App, Options, check_online
+from exporter.app import App, Options, check_online
 from exporter.collectors.users import TOP_USERS
 from exporter.config import ConfigError, load
 from exporter.config.problems import SHOWN, Problem
@@ -487,20 +487,6 @@ def test_a_reload_with_a_thousand_problems_tells_some_and_their_number() -> None
     (answer,) = answers
     assert ["c: sites[1] (line 1): wrong", "and 950 more"] == [answer[0], answer[-1]]
     assert [answer] == [entry["problems"] for entry in logs if entry["event"] == "reload_failed"]
-
-
-def test_the_watch_tells_the_same_refusal_once() -> None:
-    """What the watch tries each second in vain is told when it begins, changes or returns."""
-    app = App(two_sites, Options(()))
-
-    def refused(message: str) -> int:
-        with capture_logs() as logs:
-            app._refuse(WEB_CONFIG_REFUSED, ConfigError([Problem("x", message)]))
-        return len(logs)
-
-    assert [1, 0, 0, 1, 0] == [refused(message) for message in ("a", "a", "a", "b", "b")]
-    app._set_load_status(app._load_status.without_refusal(WEB_CONFIG_REFUSED, 1.0))
-    assert [1, 0] == [refused("b"), refused("b")]
 
 
 def test_loading_many_sites_leaves_the_event_loop_its_turns(tmp_path: Path) -> None:

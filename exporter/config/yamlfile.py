@@ -40,7 +40,7 @@ _DIRECTIVE = re.compile("%(?<![^\r\n\x85\u2028\u2029]%)")  # at the start of a l
 _PAIR = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A document that is not read, and the line that is the reason."""
 
     def __init__(self, message: str, line: int | None = None) -> None:
@@ -53,14 +53,14 @@ def load_yaml(data: bytes, problems: Problems) -> object:
     try:
         text = _decoded(data)
         try:
-            return _parsed(_PARSER, text, problems)
+            return parse(_PARSER, text, problems)
         except yaml.MarkedYAMLError:
             if len(text) > EXPLAINED:
                 raise
         # PyYAML's own parser is slow, but it takes `{key:}`, and explains better what it does not take.
         problems.reported.clear()
-        return _parsed(yaml.SafeLoader, text, problems)
-    except _Refused as error:
+        return parse(yaml.SafeLoader, text, problems)
+    except Refused as error:
         message, line = str(error), error.line
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -70,31 +70,31 @@ def load_yaml(data: bytes, problems: Problems) -> object:
     return UNSET
 
 
-def _parsed(parser: Any, text: str, problems: Problems) -> object:
-    """Return the document. Raises _Refused, MarkedYAMLError and, for too many problems, ConfigError."""
+def parse(parser: Any, text: str, problems: Problems) -> object:
+    """Return the document. Raises Refused, MarkedYAMLError and, for too many problems, ConfigError."""
     loader = parser(text)
     try:
         return _Reader(loader, problems).document()
-    except (ConfigError, _Refused, yaml.MarkedYAMLError):
+    except (ConfigError, Refused, yaml.MarkedYAMLError):
         raise
     except Exception:  # noqa: BLE001 - PyYAML's own parser raises nearly anything: "\UFFFFFFFF", `%YAML 1.999…`
         line = getattr(loader, "line", None)
     unreadable = "not valid YAML: an escape or a directive that cannot be read"
-    raise _Refused(unreadable, None if line is None else line + 1)
+    raise Refused(unreadable, None if line is None else line + 1)
 
 
 def _decoded(data: bytes) -> str:
-    """Return the text of a file. Raises _Refused."""
+    """Return the text of a file. Raises Refused."""
     if len(data) > MAX_BYTES:
-        raise _Refused(f"larger than {MAX_BYTES >> 20} MiB")
+        raise Refused(f"larger than {MAX_BYTES >> 20} MiB")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _Refused("not UTF-8", data.count(b"\n", 0, error.start) + 1) from None
+        raise Refused("not UTF-8", data.count(b"\n", 0, error.start) + 1) from None
     if odd := yaml.reader.Reader.NON_PRINTABLE.search(text):
-        raise _Refused("a character YAML does not allow", text.count("\n", 0, odd.start()) + 1)
+        raise Refused("a character YAML does not allow", text.count("\n", 0, odd.start()) + 1)
     if len(_DIRECTIVE.findall(text)) > MAX_DIRECTIVES:
-        raise _Refused(f"more than {MAX_DIRECTIVES} lines begin with %")
+        raise Refused(f"more than {MAX_DIRECTIVES} lines begin with %")
     return _PAIR.sub(_character, text)
 
 
@@ -235,4 +235,4 @@ class _Reader:
 
 
 def _refuse(problem: str, event: Any) -> NoReturn:
-    raise _Refused(problem, event.start_mark.line + 1)
+    raise Refused(problem, event.start_mark.line + 1)

@@ -46,15 +46,15 @@ class TlsListener:
         self._limits, self._failed = limits, failed
         self._loop = asyncio.get_running_loop()
         # A second descriptor of each connection that is not passed on yet, the oldest first, and its task.
-        self._open: dict[socket.socket, asyncio.Task[None]] = {}
+        self.handshakes: dict[socket.socket, asyncio.Task[None]] = {}
         self._given_up: set[socket.socket] = set()  # of these
-        self._pause: asyncio.TimerHandle | None = None
+        self.pause: asyncio.TimerHandle | None = None
         self._listen()
 
     def close(self) -> None:
         """Accept no more connections; handshakes that have begun go on."""
-        if self._pause is not None:
-            self._pause.cancel()
+        if self.pause is not None:
+            self.pause.cancel()
         self._loop.remove_reader(self._listening)
         self._listening.close()
 
@@ -62,11 +62,11 @@ class TlsListener:
         """Return at once: `close` has closed everything. uvicorn waits for its listeners."""
 
     def _listen(self) -> None:
-        self._pause = None
+        self.pause = None
         self._loop.add_reader(self._listening, self._accept)
 
     def _accept(self) -> None:
-        room = self._limits.at_once - len(self._open)
+        room = self._limits.at_once - len(self.handshakes)
         if room <= 0:
             self._give_up()
         for _ in range(min(room, ACCEPTED_AT_ONCE)):
@@ -76,19 +76,21 @@ class TlsListener:
                 return
             except OSError:  # out of files: the socket stays readable, so it would be tried without end
                 self._loop.remove_reader(self._listening)
-                self._pause = self._loop.call_later(PAUSE, self._listen)
+                self.pause = self._loop.call_later(PAUSE, self._listen)
                 return
             try:
                 second = connection.dup()
             except OSError:
                 connection.close()
                 continue
-            self._open[second] = asyncio.create_task(self._serve(connection, second, format_address(address)))
+            self.handshakes[second] = asyncio.create_task(
+                self._serve(connection, second, format_address(address))
+            )
 
     def _give_up(self) -> None:
         """End the oldest quarter of the handshakes, unless earlier ones are still closing."""
         quarter = max(1, self._limits.at_once // 4)
-        for second in [] if self._given_up else list(self._open)[:quarter]:
+        for second in [] if self._given_up else list(self.handshakes)[:quarter]:
             self._given_up.add(second)
             with contextlib.suppress(OSError):  # the client may have gone
                 second.shutdown(socket.SHUT_RDWR)
@@ -113,7 +115,7 @@ class TlsListener:
             why = HandshakeReason.TIMEOUT if second in self._given_up else HandshakeReason.CLOSED
             self._failed(why, peer, "")
         finally:
-            del self._open[second]
+            del self.handshakes[second]
             self._given_up.discard(second)
             second.close()
 

@@ -35,8 +35,8 @@ def outcome(parser: Any, text: str) -> list[str]:
     """Return what one parser makes of a text, as it would be told."""
     problems = Problems("config.yaml")
     try:
-        yamlfile._parsed(parser, text, problems)
-    except yamlfile._Refused as error:
+        yamlfile.parse(parser, text, problems)
+    except yamlfile.Refused as error:
         return [f"{error} (line {error.line})"]
     except yaml.MarkedYAMLError as error:
         return [f"{error.problem} (line {error.problem_mark.line + 1})"]  # type: ignore[union-attr]
@@ -132,7 +132,7 @@ def test_a_bomb_is_refused_in_a_second(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", ["9" * 5000, f"0x{'f' * 5000}", f"1{':1' * 5000}", f"1{'0' * 5000}.5"])
 def test_a_number_of_many_digits_is_text(parser: Any, number: str) -> None:
     """Python refuses to write such a number, so nobody has to."""
-    assert {number: [number]} == yamlfile._parsed(parser, f"? {number}\n: [{number}]", Problems("x"))
+    assert {number: [number]} == yamlfile.parse(parser, f"? {number}\n: [{number}]", Problems("x"))
 
 
 PLAIN = st.recursive(

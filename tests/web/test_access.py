@@ -205,6 +205,24 @@ def test_the_file_is_watched(tmp_path: Path) -> None:
     running(path, scene)
 
 
+def test_the_watch_tells_the_same_refusal_once(tmp_path: Path) -> None:
+    """What the watch tries again in vain is told when it begins, changes or returns."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+    counts = []
+
+    async def scene(_app: App, time: VirtualTime) -> None:
+        for text in ("a: 1\n", "a: 1\n", "b: 1\n", "b: 1\n", USERS, "b: 1\n"):
+            path.write_text(text)
+            with capture_logs() as logs:
+                await time.run(2)
+            counts.append(sum(entry["event"] == "web_config_refused" for entry in logs))
+
+    running(path, scene)
+
+    assert [1, 0, 1, 0, 0, 1] == counts
+
+
 def test_a_reload_takes_the_web_config_too(tmp_path: Path) -> None:
     """A reload reads both files; where one is bad, both stay as they were."""
     path = tmp_path / "web.yml"
@@ -315,8 +333,8 @@ def test_a_refused_reload_delays_no_web_config(tmp_path: Path) -> None:
     async def scene(app: App, time: VirtualTime) -> None:
         path.write_text(USERS.replace(HASH, OTHER))
         assert ["config.yaml: sites (line 1): empty"] == await app.reload()
-        assert Verdict.ALLOWED is await app._access.verdict(basic("prom", "right"))
-        await watched(app, time)
-        assert Verdict.ALLOWED is await app._access.verdict(basic("prom", "other"))
+        assert 200 == await status(app, "right")
+        await time.run(2)
+        assert 200 == await status(app, "other")
 
     running(path, scene, load)

@@ -159,7 +159,7 @@ def test_a_client_that_does_not_trust_the_server_is_seen(pki: Path, loop: Any) -
 
     async def scene(address: Address, server: Server) -> str:
         said = await asyncio.to_thread(told, address, context)
-        while server.servers[0]._open:  # type: ignore[attr-defined]  # noqa: ASYNC110 - it has no event
+        while server.servers[0].handshakes:  # type: ignore[attr-defined]  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.001)
         return said
 
@@ -284,7 +284,7 @@ def test_out_of_files_is_a_pause(pki: Path, loop: Any, monkeypatch: pytest.Monke
         with socket.create_connection(address) as plain:
             resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
             try:
-                while server.servers[0]._pause is None:  # type: ignore[attr-defined]  # noqa: ASYNC110
+                while server.servers[0].pause is None:  # type: ignore[attr-defined]  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
