@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -496,12 +498,16 @@ def test_loading_many_sites_leaves_the_event_loop_its_turns(tmp_path: Path) -> N
     path.write_text("sites:\n" + "".join(site % (number, number) for number in range(2500)))
 
     async def longest_wait() -> float:
-        loading, longest = asyncio.create_task(asyncio.to_thread(load, path, {})), 0.0
-        while not loading.done():
-            before = time.perf_counter()
-            await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - before)
-        return longest
+        """Return the most CPU that the thread takes between two turns of the event loop: that is ours."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            clock = time.pthread_getcpuclockid(await loop.run_in_executor(thread, threading.get_ident))
+            loading = loop.run_in_executor(thread, load, path, {})
+            taken = [time.clock_gettime(clock)]
+            while not loading.done():
+                await asyncio.sleep(0.001)
+                taken.append(time.clock_gettime(clock))
+        return max(later - earlier for earlier, later in pairwise(taken))
 
-    # A busy machine can make anybody wait, but not three times in a row.
-    assert min(asyncio.run(longest_wait()) for _ in range(3)) < 0.1
+    # On a busy machine the event loop may not get a core while the thread has one, but not three times.
+    assert any(asyncio.run(longest_wait()) < 0.1 for _ in range(3))
