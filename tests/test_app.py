@@ -406,6 +406,21 @@ def test_inline_secrets_are_warned_about() -> None:
     assert "canary" not in repr(logs)
 
 
+def test_an_unreadable_entry_of_no_proxy_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter starts, and the log names the entry that it ignores."""
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "fd00::/200,[::1]")
+
+    async def scene(_: Stage) -> None:
+        pass
+
+    with capture_logs() as logs:
+        played(two_sites(api={"proxy": "environment"}), scene)
+
+    (warning,) = (entry["problem"] for entry in logs if entry["event"] == "config_warning")
+    assert "'fd00::/200'" in warning
+
+
 def test_warnings_of_many_sites_are_counted() -> None:
     """Some are logged, then how many more there are: a log line for each of 2,500 sites delays scrapes."""
 

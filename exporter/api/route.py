@@ -68,12 +68,12 @@ def route_to(api: Api, environ: Mapping[str, str]) -> Route:
     direct = replace(direct, warnings=tuple(warnings))
     if excluded:
         return direct
-    proxy = _proxy(environ[variable].strip())
+    proxy, name = _proxy(environ[variable].strip())
     if proxy is None:
         advice = "write http://HOST:PORT or https://HOST:PORT, or set api.proxy: none"
         message = f"no HTTP client can be made: {variable} names no HTTP proxy: {advice}"
         raise ConfigError([Problem("api.proxy", message)])
-    return replace(direct, proxy=proxy, proxy_name=host_and_port(str(proxy.url)), proxy_setting=variable)
+    return replace(direct, proxy=proxy, proxy_name=name, proxy_setting=variable)
 
 
 def is_excluded(entry: str, url: SplitResult) -> bool:
@@ -118,15 +118,16 @@ def _proxy_variable(scheme: str, environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def _proxy(value: str) -> httpx.Proxy | None:
-    """Return the proxy that a variable names, None if it names none that can be used."""
+def _proxy(value: str) -> tuple[httpx.Proxy | None, str]:
+    """Return the proxy that a variable names, with its host and port; None if it cannot be used."""
     try:
         proxy = httpx.Proxy(value if "://" in value else f"http://{value}")
-    except (ValueError, httpx.InvalidURL):
-        return None
+        name = host_and_port(str(proxy.url))
+    except (ValueError, LookupError, httpx.InvalidURL):  # LookupError: of a scheme that has no port here
+        return None, ""
     # What follows ? or # would be the rest of a password.
     usable = proxy.url.scheme in _PORTS and proxy.url.host and not (proxy.url.query or proxy.url.fragment)
-    return proxy if usable else None
+    return (proxy, name) if usable else (None, "")
 
 
 def _port(url: SplitResult) -> int:

@@ -145,6 +145,7 @@ def test_which_variable_names_the_proxy(expected: str, environ: dict[str, str]) 
         "socks5://canary@p:1080",
         "http://",
         "http://p:x",
+        "http://p:99999",
         "http://u:1#canary@p",
         "http://[::1",
     ],
@@ -159,6 +160,26 @@ def test_a_proxy_that_cannot_be_used_is_told(value: str) -> None:
     )
     assert "canary" not in repr(caught.value)
     assert caught.value.__context__ is None
+
+
+@given(
+    st.text(st.characters(exclude_characters="\0"), max_size=30), st.sampled_from(["", "http://", "https://"])
+)
+@example("p:99999", "http://")
+@example("u:p@[::1", "http://")
+def test_any_proxy_is_used_or_told(value: str, scheme: str) -> None:
+    """Whatever is in the variable, it names a proxy, or is empty, or the problem names the variable."""
+    text = scheme + value
+    found: Route | ConfigError
+    try:
+        found = route("https://api.example.com", HTTPS_PROXY=text)
+    except ConfigError as error:
+        found = error
+    if isinstance(found, Route):
+        assert bool(text.strip()) == bool(found.proxy) == bool(found.proxy_name)
+    else:
+        assert str(found).startswith("api.proxy: no HTTP client can be made: HTTPS_PROXY names")
+        assert found.__context__ is None
 
 
 def test_without_the_key_the_environment_is_not_read() -> None:
