@@ -66,9 +66,7 @@ class Client:
         self._idle: list[_HttpClient] = []  # the one that was used last comes last
         self._busy: set[_HttpClient] = set()
         self._closed = False
-        self._decoding = (
-            asyncio.Lock()
-        )  # of large bodies: one at a time, to bound memory and time without the GIL
+        self._decoding = asyncio.Lock()  # large bodies one at a time: each holds the interpreter for a while
         plain = api.url.startswith("http://") and api.proxy == "none"
         try:
             # Reading the roots of SSL_CERT_FILE or certifi takes 20 ms, so not where no TLS is spoken.
@@ -129,9 +127,7 @@ class Client:
         parameters = {**request.parameters, "secret": secret.reveal()}
         url = f"{self._api.url}{request.endpoint}?{urlencode(parameters, errors='surrogatepass')}"
         if len(url) > MAX_URL:
-            longest = max(
-                request.parameters, key=lambda name: len(request.parameters[name]), default="secret"
-            )
+            longest = max(parameters, key=lambda name: len(parameters[name]))
             raise errors.InvalidResponse(
                 f"the parameter {longest} is too long for a URL, so nothing was sent"
             )
