@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ from tests.api.raw_server import gzipped
 from tests.e2e.programs import answering
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
@@ -137,8 +139,9 @@ class Handler(BaseHTTPRequestHandler):
         """Be silent."""
 
 
-def checked(fault: Fault, directory: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, Api]:
-    """Return the exit code, what is printed about failures and warnings, and the API."""
+@contextlib.contextmanager
+def configured(fault: Fault, directory: Path) -> Iterator[tuple[Path, Api]]:
+    """Let an API answer; yield the config file of one site of it, and the API."""
     file = directory / "config.yaml"
     with answering(Api(fault)) as api:
         document = {
@@ -147,6 +150,12 @@ def checked(fault: Fault, directory: Path, capsys: pytest.CaptureFixture[str]) -
             "poll": {"all_users": {"enabled": True, "page_size": 32}},
         }
         file.write_text(json.dumps(document))
+        yield file, api
+
+
+def checked(fault: Fault, directory: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, Api]:
+    """Return the exit code, what is printed about failures and warnings, and the API."""
+    with configured(fault, directory) as (file, api):
         code = main(["check", "--online", f"--config.file={file}"])
     err = capsys.readouterr().err
     assert "canary" not in err
@@ -184,6 +193,20 @@ def test_an_entry_that_cannot_be_read_is_a_warning(
         "warning: shop /user/list: 1 entry was not read: $.users[1].withdrawn: expected `float`, got `null`\n"
         == printed
     )
+
+
+def test_backfilling_tells_of_rows_that_it_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is written is without them, and that is said with the place of the first."""
+    fault = Fault("/stats/history", {"history": [ROW, MILLISECONDS]}, "")
+    with configured(fault, tmp_path) as (file, _):
+        flags = ["--output=/dev/null", "--until=now", "--label=job=a", "--label=instance=b"]
+        code = main(["backfill", f"--config.file={file}", *flags])
+    warning = "warning: shop /stats/history: 1 entry was not read: $.history[1].synctime: expected "
+
+    assert 0 == code
+    assert capsys.readouterr().err.startswith(warning)
 
 
 @pytest.mark.parametrize("coding", ["UTF-8", "none"])

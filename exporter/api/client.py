@@ -75,8 +75,7 @@ class Client:
         self._idle: list[_HttpClient] = []  # the one that was used last comes last
         self._busy: set[_HttpClient] = set()
         self._closed = False
-        # Of large bodies: one at a time, to bound memory and the time without the GIL.
-        self._decoding = asyncio.Lock()
+        self._decoding = asyncio.Lock()  # large bodies one at a time: each holds the interpreter for a while
         self._route = route_to(api, environ)
         self.warnings = self._route.warnings
         context = _tls_context(api)

@@ -132,7 +132,9 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
         Raises InvalidResponse if all rows are in the future.
         """
         rows, future = history_rows.tidy(answer.entries, now.wall)
-        fault = f"$.history: {future} of {len(answer.entries)} rows begin in the future: {_clock(now)}"
+        fault = answer.fault
+        if future:
+            fault = f"$.history: {future} of {len(answer.entries)} rows begin in the future: {_clock(now)}"
         if future and not rows:
             raise InvalidResponse(fault)
         settled = rows[: history_rows.settled_count(rows, now.wall)]
@@ -144,7 +146,7 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
         return Step(
             HistoryState(Reading(rows, now), kept, meaning, contradictory),
             answer.rejected + future,
-            fault if future else answer.fault,
+            fault,
             (warning,) if contradictory and not state.contradictory else (),
         )
 
