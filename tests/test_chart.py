@@ -14,6 +14,7 @@ import yaml
 
 from deploy.helm.__main__ import CHART, written
 from exporter import __version__, cli, config
+from exporter.config.loading import SHORTEST_KEY
 from tests.charting import (
     DATA,
     KUBERNETES,
@@ -117,7 +118,7 @@ def refusal(*more: str) -> str:
         ("monitoring/basicAuth/username/key", "monitoring.basicAuth.username.name=x"),
         ("monitoring/rules/thresholds/drop", "monitoring.rules.thresholds.drop.my-site=1"),
         ("shards", "shards=0"),
-        ("logLevel", "logLevel=warn"),
+        ("logLevel", "logLevel=loud"),
         ("image/digest", "image.digest=latest"),
         ("config/sites/0/secret", "config.sites[0].secret=x"),
         ("config/poll/payout/intervall", "config.poll.payout.intervall=1m"),
@@ -416,7 +417,7 @@ def mounted(values: str, root: Path) -> Callable[[str], str]:
         for name, content in files.items():
             path = root / places[volume["name"]].strip("/") / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content)
+            path.write_text(content.ljust(SHORTEST_KEY, "="))
     return lambda text: re.sub(rf"({'|'.join(places.values())})/", rf"{root}\g<1>/", text)
 
 
@@ -433,10 +434,15 @@ def test_the_exporter_takes_the_config(values: str, tmp_path: Path) -> None:
     assert [site["name"] for site in given["sites"]] == [site.name for site in loaded.sites]
     secrets = {site.name: site.secret.value.reveal() for site in loaded.sites}
     for site in given["sites"]:
-        assert "secretRef" not in site or "{name}/{key}".format(**site["secretRef"]) == secrets[site["name"]]
+        assert "secretRef" not in site or held(site["secretRef"]) == secrets[site["name"]]
     if key := given.get("users", {}).get("keyRef"):
         assert loaded.users.key
-        assert "{name}/{key}".format(**key) == loaded.users.key.reveal()
+        assert held(key) == loaded.users.key.reveal()
+
+
+def held(reference: dict[str, str]) -> str:
+    """Return what `mounted` writes into the file of a key of a Secret."""
+    return "{name}/{key}".format(**reference).ljust(SHORTEST_KEY, "=")
 
 
 def test_numbers_stay_numbers() -> None:
