@@ -88,7 +88,8 @@ def test_a_file_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
         config.load(tmp_path / "config.yaml", ENVIRON)
 
     sought = "(sought from the config file's directory)"
-    said = f"config.yaml: api.ca_file (line 3): the file named here cannot be read: No such file or directory {sought}"
+    fault = "the file named here cannot be read: No such file or directory"
+    said = f"config.yaml: api.ca_file (line 3): {fault} {sought}"
     assert said == str(caught.value)
 
 

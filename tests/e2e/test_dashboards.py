@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow
 SCENES = {"quiet": QUIET, "incidents": INCIDENTS}
 VALUES = {"job": "cryptoloot|cryptoloot-sites", "instance": ".+", "site": ".+", "top": "10"}
 ARRIVED_AFTER = 10  # seconds from the start of a scrape until it is stored
+SHOWN_AFTER = 300  # seconds from when an hour has settled until it is scraped
 STEP = 120  # seconds between points, and between scrapes
 # What is empty when all is well, by its dashboard, title and letter.
 WELL = {
@@ -149,8 +150,11 @@ def test_annotations_are_marks_in_time(stage: Stage) -> None:
 def moments() -> list[float]:
     """Return now, and times of the last week when it is clear which hour is the newest settled one."""
     begin = time.time() // HOUR * HOUR - 6 * DAY + HOUR / 2
-    # Samples of the last seconds may still arrive between two queries.
-    return [begin, begin + 2.5 * DAY, begin + 5 * DAY + 7 * HOUR, time.time() - ARRIVED_AFTER]
+    now = time.time() - ARRIVED_AFTER
+    since = (now - SETTLED_AFTER) % HOUR  # the newest hour settled
+    if since < SHOWN_AFTER:
+        now -= since + 1
+    return [begin, begin + 2.5 * DAY, begin + 5 * DAY + 7 * HOUR, now]
 
 
 def settled(stage: Stage, site: str, at: float) -> Row:
