@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 # In the contract, and not exported yet: a metric that is built leaves this set, or the next test fails.
 PLANNED = {
-    "cryptoloot_expected_hashrate_hashes_per_second",
-    "cryptoloot_hashrate_spread_ratio",
     "cryptoloot_exporter_scrapes_total",
 }
+# Beside the contract: what several hours together say, so that a page needs no recorded history.
+ADDED = {"cryptoloot_hashrate_expected_ratio"}
 
 
 def test_the_catalogue_is_the_contracts() -> None:
-    """Every metric of the contract is in the catalogue, and nothing else is."""
+    """Every metric of the contract is in the catalogue, and nothing else but what is listed here is."""
     contract: Path = SHARED / "design" / "contract.md"
     if not contract.exists():
         pytest.skip("the design files are not beside the repository")
@@ -34,7 +34,7 @@ def test_the_catalogue_is_the_contracts() -> None:
         # `_balance_coins` stands for the first name with its last word replaced.
         named |= {whole, *(name if name[0] != "_" else "cryptoloot_all_users" + name for name in more)}
 
-    assert named - PLANNED == set(CATALOGUE)
+    assert (named - PLANNED) | ADDED == set(CATALOGUE)
 
 
 def test_a_name_is_one_metric() -> None:

@@ -16,9 +16,11 @@ from exporter.collectors.expiry import Reading
 from exporter.collectors.history import (
     BASELINE,
     DAY_HASHES,
+    EXPECTED,
     HASHRATE,
     ROW_HASHES,
     SETTLED_TIMESTAMP,
+    SPREAD,
     HistoryState,
 )
 from exporter.collectors.history_rows import Meaning
@@ -32,7 +34,7 @@ Windows = Sequence[tuple[float, float]]  # ascending; samples are written strict
 
 STEP_SECONDS = 240  # seconds: below Prometheus' lookback of five minutes, so that graphs have no holes
 DAY_ROWS = 24
-METRICS = (HASHRATE, BASELINE, ROW_HASHES, DAY_HASHES, SETTLED_TIMESTAMP)
+METRICS = (HASHRATE, EXPECTED, SPREAD, BASELINE, ROW_HASHES, DAY_HASHES, SETTLED_TIMESTAMP)
 
 
 class Source(NamedTuple):

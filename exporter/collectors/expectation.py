@@ -29,12 +29,16 @@ class Rates(NamedTuple):
     """Hashrates of the hours up to `newest` (since the epoch), oldest first; NaN for an hour without row."""
 
     newest: int = 0
-    values: Sequence[float] = ()
+    values: "array[float]" = array("d")
 
     def at(self, hour: int) -> float:
         """Return the hashrate of an hour, NaN where none is known."""
         place = hour - self.newest + len(self.values) - 1
         return self.values[place] if 0 <= place < len(self.values) else nan
+
+    def same(self, other: "Rates") -> bool:
+        """Whether the other has the same hours and rates: NaN equals nothing, and bytes do."""
+        return self.newest == other.newest and self.values.tobytes() == other.values.tobytes()
 
 
 class Expectation(NamedTuple):

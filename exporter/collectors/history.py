@@ -13,6 +13,7 @@ from exporter.api.errors import InvalidResponse
 from exporter.clock import Now
 from exporter.collectors import history_rows
 from exporter.collectors.collector import Ask, Collector, EndpointTraits, Step, Visible, WarningEvent
+from exporter.collectors.expectation import Expectation, Rates, expectation, remember
 from exporter.collectors.expiry import Expiry, Reading, next_moment, unless_stale
 from exporter.collectors.history_rows import MIN_BASELINE_SAMPLES, SETTLED_AFTER, Meaning
 from exporter.collectors.metric import Family, MetricList
@@ -36,6 +37,29 @@ BASELINE = METRICS.gauge(
     "Median hashrate of /stats/history's settled rows at the newest one's UTC hour on earlier days; "
     "absent with fewer than 3.",
     Expiry.ROW,
+)
+EXPECTED = METRICS.gauge(
+    "expected_hashrate_hashes_per_second",
+    "What the newest settled row's hashrate should have been: the lowest of three forecasts. The first is "
+    "the median hashrate of /stats/history at the same UTC hour on 6 earlier days, times how the 24 hours "
+    "before compare with theirs (median). The others are the hashrates one and two weeks before, each times "
+    "how the 24 hours before compare with those (median); rows are kept in memory for 15 days. Absent with "
+    "fewer than 3 earlier days.",
+    Expiry.ROW,
+)
+SPREAD = METRICS.gauge(
+    "hashrate_spread_ratio",
+    "How much this site's hours vary, as a standard deviation of log hashrate: of settled rows of "
+    "/stats/history within 4 hours of the newest one's time of day, each divided by the median of that hour "
+    "on the week's other days and by the level of the 24 hours before (interquartile range / 1.349). Absent "
+    "with fewer than 20 such rows.",
+)
+EXPECTED_RATIO = METRICS.gauge(
+    "hashrate_expected_ratio",
+    "Hashes made in the newest settled rows of /stats/history, 1, 2 or 3 hours of them, divided by those "
+    "expected in these hours; absent where an hour has no row or no expectation.",
+    Expiry.ROW,
+    labels="site window",
 )
 SAMPLES = METRICS.gauge(
     "baseline_samples", "Rows of /stats/history that the baseline hashrate is the median of."
@@ -71,16 +95,19 @@ HASHES_MODE = METRICS.gauge(
 
 
 class HistoryState(Struct, frozen=True, gc=False):
-    """The last answer's rows, the last rows there were, and what their `hashes` mean.
+    """The last answer's rows, the last rows there were, what their `hashes` mean, and what was expected.
 
     Rows of an earlier answer outlive an empty one: their timestamps say how old the newest known row is.
-    `contradictory`: the rows can decide what `hashes` means, and no known meaning fits.
+    `contradictory`: the rows can decide what `hashes` means, and no known meaning fits. `rates` are those of
+    complete hours, also of hours that the API has forgotten; `expectation` is what they say.
     """
 
     answer: Reading[tuple[HistoryRow, ...]] | None = None
     rows: tuple[HistoryRow, ...] = ()
     meaning: Meaning = Meaning.UNKNOWN
     contradictory: bool = False
+    rates: Rates = Rates()
+    expectation: Expectation = Expectation()
 
 
 class HistoryView(NamedTuple):
@@ -97,6 +124,7 @@ class HistoryView(NamedTuple):
     empty: bool
     newest_recent: bool
     settled_recent: bool
+    expectation: Expectation
 
     @property
     def settled_rows(self) -> tuple[HistoryRow, ...]:
@@ -142,9 +170,11 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
         kept = rows or state.rows
         complete = kept[: history_rows.settled_count(kept, now.wall)]
         contradictory = meaning is Meaning.UNKNOWN and history_rows.conclusive(complete)
+        rates = remember(state.rates, settled)
+        judged = state.expectation if rates.same(state.rates) else expectation(rates)
         warning = WarningEvent("history_hashes_unknown", {"endpoint": endpoint})
         return Step(
-            HistoryState(Reading(rows, now), kept, meaning, contradictory),
+            HistoryState(Reading(rows, now), kept, meaning, contradictory, rates, judged),
             answer.rejected + future,
             fault,
             (warning,) if contradictory and not state.contradictory else (),
@@ -164,6 +194,7 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
             empty=state.answer is not None and not state.answer.value,
             newest_recent=any(now.wall - row.synctime <= max_age for row in newest),
             settled_recent=any(now.wall - row.synctime <= max_age for row in newest_settled),
+            expectation=_expectation(state, state.rows[:settled]),
         )
         moments = [row.synctime + max_age for row in (*newest, *newest_settled)]
         moments += [row.synctime + SETTLED_AFTER for row in state.rows[settled : settled + 1]]
@@ -190,6 +221,7 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
             return
         peers = history_rows.baseline(settled)
         yield Family.single(SAMPLES, site, len(peers))
+        yield from _expectation_families(site, view)
         if not view.settled_recent:
             return
         yield Family.single(HASHRATE, site, settled[-1].hashrate)
@@ -211,3 +243,22 @@ def _clock(now: Now) -> str:
     except (ValueError, OverflowError, OSError):
         time = f"{now.wall:g} s"
     return f"this machine's clock says {time}; if that is wrong, set the clock, else the API's is wrong"
+
+
+def _expectation_families(site: Site, view: HistoryView) -> Iterator[Family]:
+    """Return what was expected, as far as the rows tell."""
+    expected, spread, ratios = view.expectation
+    if spread is not None:
+        yield Family.single(SPREAD, site, spread)
+    if expected is not None and view.settled_recent:
+        yield Family.single(EXPECTED, site, expected)
+    if ratios and view.settled_recent:
+        yield Family(EXPECTED_RATIO, (site.name, list(ratios)), list(ratios.values()))
+
+
+def _expectation(state: HistoryState, settled: tuple[HistoryRow, ...]) -> Expectation:
+    """Return what is expected with these rows: computed here if one has settled since the last poll."""
+    if not settled:
+        return Expectation()
+    rates = remember(state.rates, settled)
+    return state.expectation if rates.same(state.rates) else expectation(rates)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from exporter.api.answers import Entries, HistoryRow, decode_history
 from exporter.api.client import Request
@@ -151,6 +152,56 @@ def test_the_baseline_needs_three_days(days: int, samples: int, baseline: float 
 
     assert samples == value(snapshot, "baseline_samples")
     assert baseline == value(snapshot, "baseline_hashrate_hashes_per_second")
+
+
+EXPECTED = {"expected_hashrate_hashes_per_second", "hashrate_spread_ratio", "hashrate_expected_ratio"}
+
+
+def test_what_was_expected_is_exported_with_its_spread_and_windows() -> None:
+    """An even week expects an even hour, in each window; two days of rows say nothing."""
+    values = exported(SITE, a_snapshot(*rows(168)))
+
+    assert {"": 100.0} == values["expected_hashrate_hashes_per_second"]
+    assert {"": 0.0} == values["hashrate_spread_ratio"]
+    assert [1.0, 1.0, 1.0] == list(values["hashrate_expected_ratio"].values())
+    assert set() == EXPECTED & set(exported(SITE, a_snapshot(*rows(48))))
+
+
+def test_what_was_expected_is_removed_with_its_row() -> None:
+    """R: without a recent row there is no expectation; the spread stays until the answer is stale."""
+    old = exported(SITE, a_snapshot(*rows(168, newest=LAST_HOUR - 5 * HOUR)))
+
+    assert {"hashrate_spread_ratio"} == EXPECTED & set(old)
+    assert set() == EXPECTED & set(exported(SITE, a_snapshot(*rows(168)), later(99 * HOUR)))
+
+
+def test_rows_that_the_api_forgets_are_remembered() -> None:
+    """With the answers of two weeks the same hour a week ago is known: as low as then is no drop."""
+    low = LAST_HOUR - 2 * HOUR  # the newest settled row
+    snapshot = Snapshot()
+    for week in (2, 1, 0):
+        newest = LAST_HOUR - week * 168 * HOUR
+        answer = [
+            replace(row, hashrate=40.0) if (low - row.synctime) % (168 * HOUR) == 0 else row
+            for row in rows(168, newest=newest)
+        ]
+        snapshot = with_rows(snapshot, SITE, answer, later(newest - LAST_HOUR))
+
+    assert 40.0 == value(snapshot, "expected_hashrate_hashes_per_second")
+    assert 100.0 == value(a_snapshot(*answer), "expected_hashrate_hashes_per_second")
+
+
+def test_a_row_that_settles_between_polls_is_judged_at_once() -> None:
+    """What is expected is that of the newest settled row, whether a poll has come since or not."""
+    answer = rows(168)
+    changed = (*answer[:-1], replace(answer[-1], hashrate=50.0))
+    settles = LAST_HOUR + 4500 - NOW.wall
+    ratios = [
+        exported(PATIENT, a_snapshot(*changed), later(after))["hashrate_expected_ratio"].values()
+        for after in (settles - 1, settles)
+    ]
+
+    assert [[1.0, 1.0, 1.0], [0.5, 0.75, 250 / 300]] == [list(each) for each in ratios]
 
 
 def test_a_young_site_has_no_baseline_samples_yet() -> None:

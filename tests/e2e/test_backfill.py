@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from exporter.api.answers import HistoryRow
 from exporter.backfill.prometheus import LOOKBACK
 from exporter.backfill.samples import METRICS, STEP_SECONDS
+from exporter.collectors.expectation import Rates, expectation, remember
 from exporter.collectors.history_rows import DAY, HOUR, SETTLED_AFTER
 from exporter.simulator import World
 from tests.conftest import required
@@ -70,6 +72,11 @@ def expected(site: Site, now: float, at: float) -> dict[str, float]:
     peers = [row.hashrate for row in rows[:-1] if (rows[-1].synctime - row.synctime) % DAY == 0]
     if len(peers) >= 3:
         found["cryptoloot_baseline_hashrate_hashes_per_second"] = median(peers)
+    judged = expectation(remember(Rates(), [HistoryRow(*row) for row in rows]))
+    if judged.expected is not None:
+        found["cryptoloot_expected_hashrate_hashes_per_second"] = judged.expected
+    if judged.spread is not None:
+        found["cryptoloot_hashrate_spread_ratio"] = judged.spread
     if len(rows) >= 24:
         found["cryptoloot_history_day_hashes"] = sum(row.hashes for row in rows[-24:])
     return found
