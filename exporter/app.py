@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 import structlog
@@ -41,6 +41,8 @@ from exporter.web.status import LoadStatus, ProcessInfo
 from exporter.web.unix_socket import serve_health
 
 logger = structlog.get_logger()
+
+T = TypeVar("T")
 
 WEB_CONFIG_REFUSED = "web_config_refused"
 FREEZES = (5.0,) * 4  # seconds between them after a load: then all first polls of thousands of sites are over
@@ -84,7 +86,7 @@ class App:
         self._pages = Pages(self._store, self._own, clock.now)
         self._access = WebAccess(options.web_config, os.urandom(32))
         # A request that is given up must not stop a reload half-way.
-        reload = (lambda: asyncio.shield(self.reload())) if options.lifecycle else None
+        reload = (lambda: asyncio.shield(self._spawn(self.reload()))) if options.lifecycle else None
         hooks = Hooks(clock.now, self._process_info, self._stuck_loops, self._ready, reload)
         self.web = Web(self._pages, hooks, self._access, options.external_url)
         self._server: Server | None = None
@@ -163,12 +165,14 @@ class App:
                 await self._poller.started()
                 # Thousands of sites take a second, which scrapes would have to wait for on the event loop.
                 config, prepared, changes = await asyncio.to_thread(self._load_changes, self._poller.jobs)
-                same_api = config.api == self._config.api
-                client = self._client if same_api else Client(config.api, USER_AGENT, self._transport)
+                before, timeout = self._client, self._config.api.timeout
+                client = before
+                if config.api != self._config.api:  # reading certificates takes as long as a scrape may wait
+                    client = await asyncio.to_thread(Client, config.api, USER_AGENT, self._transport)
                 await self._renew(prepared)
-                if not same_api:
-                    self._spawn(self._retire(self._client, self._config.api.timeout))
                 self._apply(config, client, changes)
+                if client is not before:
+                    self._spawn(self._retire(before, timeout))
             except Exception as error:  # noqa: BLE001 - whatever it is, the reload was not taken
                 return self._refuse("reload_failed", error)
             logger.info("reloaded", sites=len(config.sites))
@@ -216,18 +220,19 @@ class App:
             await self._client.close()
             logger.info("stopped")
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run it in the background, until `close` at the latest. The event loop alone keeps no task alive."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _apply(self, config: Config, client: Client, changes: Plan) -> None:
         _warn((*config.warnings, *client.warnings))
-        self._config, self._client = config, client
-        self._loaded.set()
         self._poller.apply(config, client, changes)
         self._pages.show(config.sites, on_metrics=config.web.sites_on_metrics)
+        self._config, self._client = config, client
+        self._loaded.set()
         self._set_load_status(LoadStatus(self._clock.now().wall))
         self._spawn(self._freeze())
 

@@ -30,7 +30,7 @@ E = TypeVar("E", bound="HistoryRow | User")
 
 MAX_ROWS = 10_000  # of a history: the reference has a week of hours, this is more than a year
 MAX_USERS = 8192  # of an answer: the reference allows no larger `count`
-MAX_LIST_BYTES = 1 << 20  # of a list that is read entry by entry: a page of 8,192 usual users has less
+COMMAS = 8  # for each entry, in a list that is read entry by entry: a user has three, and names may have some
 MAX_ODD_BYTES = 64 * 1024  # of a string whose half surrogate pairs are kept: no URL can ask for a longer name
 EXPLAINED_BYTES = 8 * 1024  # a larger body that is no JSON is not read again to say where and why
 
@@ -270,10 +270,8 @@ def _read_list(
         count = len(entries)
     except _UNREADABLE as error:
         fault = _fault(path, error)
-    if fault and len(memoryview(raw)) > MAX_LIST_BYTES:
-        raise InvalidResponse(
-            f"{fault}; only a list of up to {MAX_LIST_BYTES} bytes is read without such entries"
-        )
+    if fault and bytes(raw).count(b",") > COMMAS * max_entries:  # so many objects would be made
+        raise InvalidResponse(f"{fault}; the list has too many values to be read without such entries")
     if fault:
         raws, fault = _raws.decode(raw), ""
         count = len(raws)

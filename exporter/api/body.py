@@ -21,7 +21,8 @@ PIECES = 16  # taken in a row before others run: a chunk of the network may have
 async def read_body(response: httpx.Response, limit: int) -> bytes:
     """Return the body, inflated. Raises TooLarge or InvalidJson.
 
-    `limit` bounds the bytes received as well as the bytes after inflating.
+    `limit` bounds the bytes received as well as the bytes after inflating. With the status of a failure, a
+    longer body is cut there: its begin tells enough.
     """
     named = response.headers.get("content-encoding", "").lower().split(",")
     # Servers name charsets here, or "none". What is no compression changes nothing.
@@ -32,6 +33,8 @@ async def read_body(response: httpx.Response, limit: int) -> bytes:
     async for piece in inflate(response.aiter_raw()) if codings else response.aiter_raw():
         body += piece
         if len(body) > limit or response.num_bytes_downloaded > limit:
+            if not response.is_success:
+                return bytes(body[:limit])
             raise TooLarge(f"the body has more than {limit} bytes: see api.max_response_bytes")
         count += 1
         if count % PIECES == 0:

@@ -41,6 +41,7 @@ _HTML = re.compile(
     rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<(!doctype\s+html|!--|html|head|body|title|meta|script|center|h[1-6]|p|div)\b",
     re.IGNORECASE,
 )
+HTML_BYTES = 1024  # of a body, in which a page shows that it is one
 _CODE = re.compile("[a-z_]{1,40}")
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
 _MIN_HIDDEN = 4  # characters; a shorter secret is part of many words
@@ -225,7 +226,7 @@ def not_json(answer: Answer) -> errors.InvalidJson:
 
 def is_html(body: bytes) -> bool:
     """Whether a body begins as an HTML page does. JSON never does."""
-    return _HTML.match(body) is not None
+    return _HTML.match(body, 0, HTML_BYTES) is not None
 
 
 def _is_hidden(text: str, answer: Answer) -> bool:

@@ -67,7 +67,7 @@ class ConfigError(Exception):
     @property
     def texts(self) -> list[str]:
         """The problems as the log and `/-/reload` have them."""
-        return capped([str(problem) for problem in self.problems])
+        return capped(self.problems)
 
 
 class Problems:
@@ -108,14 +108,14 @@ class Problems:
         return path in self._faulty_paths
 
 
-def capped(texts: Sequence[str]) -> list[str]:
-    """Return the texts; in place of those past the 50th, how many they are.
+def capped(problems: Sequence[object]) -> list[str]:
+    """Return their texts; in place of those past the 50th, how many they are.
 
     Thousands of sites that share a mistake have thousands of problems. Nobody reads them, and logging them
     delays scrapes.
     """
-    more = len(texts) - SHOWN
-    return [*texts[:SHOWN], f"and {more} more"] if more > 0 else list(texts)
+    texts, more = [str(problem) for problem in problems[:SHOWN]], len(problems) - SHOWN
+    return [*texts, f"and {more} more"] if more > 0 else texts
 
 
 def together(*loads: Callable[[], Any]) -> list[Any]:

@@ -175,7 +175,7 @@ class _Reader:
     def _mapping(self, path: str, depth: int) -> dict[Any, Any]:
         mapping: dict[Any, Any] = {}
         merged: list[tuple[Any, int]] = []  # with the line of `<<`
-        first: dict[tuple[type, Any], int] = {}  # the line of each key
+        first: dict[Any, int] = {}  # the line of each key
         while not isinstance(event := self._next(), MappingEndEvent):
             line = event.start_mark.line + 1
             is_scalar = isinstance(event, ScalarEvent)
@@ -189,10 +189,9 @@ class _Reader:
             if isinstance(key, dict | list):
                 self._problems.add(child, "a list or mapping cannot be a key", line)
             elif key is not UNSET:
-                earlier = first.get((type(key), key))
-                if earlier is not None:
-                    self._problems.add(child, f"given twice: line {earlier} has it already", line)
-                first.setdefault((type(key), key), line)
+                if key in mapping:  # for Python, 1 and true are one key
+                    self._problems.add(child, f"given twice: line {first[key]} has it already", line)
+                first.setdefault(key, line)
                 mapping[key] = value
         self._merge(mapping, merged, path)
         return mapping
@@ -202,9 +201,10 @@ class _Reader:
         for value, line in merged:
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, dict):
-                    for key in each.keys() - mapping.keys():
-                        mapping[key] = each[key]
-                        self._problems.lines.setdefault(join(path, key), line)
+                    for key, item in each.items():
+                        if key not in mapping:
+                            mapping[key] = item
+                            self._problems.lines.setdefault(join(path, key), line)
                 elif each is not UNSET:
                     message = "`<<` merges a mapping, or a list of mappings"
                     self._problems.add(join(path, "<<"), message, line)

@@ -11,7 +11,6 @@ from msgspec import UNSET
 
 from exporter.api import answers as answers_module
 from exporter.api.answers import (
-    MAX_LIST_BYTES,
     MAX_ODD_BYTES,
     Entries,
     HistoryRow,
@@ -626,17 +625,27 @@ def test_half_pairs_of_a_giant_name_are_replaced() -> None:
     assert 0 == answer.rejected
 
 
-def test_a_long_list_is_read_whole_or_not_at_all() -> None:
-    """Going through a list entry by entry costs memory, so a long one with an unreadable entry is refused."""
-    users = padding(USER | {"rank": "x" * 1000}, 1100)
-    whole = decode_top_users(body(users=users))
+def test_a_list_of_many_values_is_read_whole_or_not_at_all() -> None:
+    """Going through entries makes objects of values: where these are too many, one bad entry fails all."""
+    most = 1 << 14
+    users = padding(USER | {"rank": [0] * 20}, most // 2)
+    bad = USER | {"total": None}
 
-    assert len(body(users=users)) > MAX_LIST_BYTES
-    assert (1100, 0) == (len(whole.entries), whole.rejected)
-    with pytest.raises(
-        InvalidResponse, match=r"^\$\.users\[700\]\.total: expected `float`, got `null`; only"
-    ):
-        decode_top_users(body(users=[*users[:700], USER | {"total": None}, *users[700:]]))
+    assert (most // 2, 0) == read_users(users)
+    with pytest.raises(InvalidResponse, match=r"^\$\.users\[0\]\.total: .*; the list has too many values"):
+        read_users([bad, *users])
+
+
+def test_one_bad_user_costs_no_page_of_usual_ones() -> None:
+    """A page of 8,191 users with long names, and one that is unreadable, is read without that one."""
+    users = padding(USER | {"rank": "x" * 100}, 8191)
+
+    assert (8191, 1) == read_users([*users, USER | {"total": None}])
+
+
+def read_users(users: list[Any]) -> tuple[int, int]:
+    page = decode_user_page(body(users=users))
+    return len(page.entries), page.rejected
 
 
 def test_a_lone_surrogate_in_a_number_costs_its_entry() -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from exporter.api.answers import MAX_LIST_BYTES
 from exporter.api.client import ERROR_BYTES, THREAD_BYTES, Client, Request
 from exporter.api.errors import PollError
 from exporter.endpoint import Reason
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 LIMIT = parsed().api.max_response_bytes
 # The largest that are decoded by the event loop itself, read entry by entry, and read at all.
-SIZES = (THREAD_BYTES, MAX_LIST_BYTES, LIMIT)
+MIB = 1 << 20
+SIZES = (THREAD_BYTES, MIB, LIMIT)
 AT_ONCE = 6  # sites
 MAX_GAP = 0.1  # seconds of CPU between two turns of the event loop: what a scrape may wait
 MAX_MEMORY = 100 * MIB  # above idle
@@ -66,7 +66,7 @@ def test_no_answer_holds_up_scrapes(kind: str, status: int, size: int) -> None:
     assert gap < MAX_GAP
 
 
-@pytest.mark.parametrize("size", [MAX_LIST_BYTES, LIMIT])
+@pytest.mark.parametrize("size", [MIB, LIMIT])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_no_answer_takes_much_memory(kind: str, size: int) -> None:
     """The most that six answers at once take, bodies included, is below 100 MiB."""
@@ -92,7 +92,7 @@ def test_large_answers_are_decoded_one_at_a_time() -> None:
         decoding.release()
 
     async def play() -> None:
-        client = answering(lambda: in_pieces(200, bytes(MAX_LIST_BYTES)))
+        client = answering(lambda: in_pieces(200, bytes(MIB)))
         request = Request(ASK_TOP_USERS.endpoint, decode)
         await asyncio.gather(*(outcome(client, request) for _ in range(AT_ONCE)))
 
@@ -102,11 +102,13 @@ def test_large_answers_are_decoded_one_at_a_time() -> None:
 
 
 def test_little_is_read_of_an_error() -> None:
-    """A body with the status of a failure is read for its error code alone, so a large one is not read."""
+    """Of a body with the status of a failure only the begin is read: what it says there is told."""
     small = b'{"success":false,"error":"internal_error"}'
-    large = small.ljust(ERROR_BYTES + 1)
+    large = b'{"x":"%b",' % (b"x" * ERROR_BYTES) + small[1:]
 
     assert [Reason.INTERNAL_ERROR, Reason.HTTP_STATUS, Reason.INTERNAL_ERROR] == [
         answered(in_pieces(status, body)).reason
         for status, body in ((500, small), (500, large), (200, large))
     ]
+    page = answered(in_pieces(403, b"<!doctype html>".ljust(ERROR_BYTES + 1)))
+    assert str(page).startswith("HTTP status 403 with an HTML page")
