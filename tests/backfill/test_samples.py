@@ -62,7 +62,7 @@ def exported(source: Source, at: float) -> dict[str, float]:
     return page
 
 
-@examples(1 / 5)
+@examples(1 / 10)
 @given(histories(), st.sampled_from([3 * HOUR, 4 * HOUR, 30 * HOUR]))
 def test_every_sample_is_what_the_exporter_shows_at_its_time(
     rows: list[HistoryRow], max_row_age: int
@@ -153,6 +153,7 @@ def test_labels_are_those_of_the_scrape() -> None:
     assert {"job": 'a "b"\\', "instance": "demo:x", "site": "demo"} == family.samples[0].labels
 
 
+@pytest.mark.slow
 def test_samples_are_not_kept_in_memory() -> None:
     """Lines are made as they are read: six times the rows need no more memory than the rows themselves."""
     peaks, counts = [], []
