@@ -13,6 +13,7 @@ from bench.programs import REPOSITORY, Missing
 from bench.report import Effort, Group
 
 OUTPUT = REPOSITORY / "docs" / "benchmarks.md"
+ALERTS = "## Hashrate alerts on real traffic\n"
 GROUPS = {  # by the module's name
     "scrapes": scrapes,
     "poll": poll,
@@ -21,6 +22,12 @@ GROUPS = {  # by the module's name
     "today": today,
     "scale": scale,
 }
+
+
+def _alerts(output: Path) -> str:
+    """Return the page's last section, that `python -m bench.alerts` measures on series which are not here."""
+    _, heading, section = (output.read_text() if output.exists() else "").partition(ALERTS)
+    return f"\n{heading}{section}" if heading else ""
 
 
 def main() -> int:
@@ -53,7 +60,7 @@ def main() -> int:
     output = flags.output or (None if flags.rows or flags.quick else OUTPUT)
     if output:
         command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-        output.write_text(report.document(groups, machine.facts(), command))
+        output.write_text(report.document(groups, machine.facts(), command) + _alerts(output))
     return 0
 
 

@@ -183,7 +183,7 @@ def test_promtool_takes_the_rules_of_the_chart(tmp_path: Path) -> None:
             "eval_time": "0",
             "exp_samples": [
                 {"labels": f"{ratio}{{site={json.dumps(site)}}}", "value": value}
-                for site, value in zip(sites, (0.5, 0.4, 0.7), strict=True)
+                for site, value in zip(sites, (0.5, 0.4, 0.53), strict=True)
             ],
         }
     ]

@@ -175,7 +175,8 @@ def test_a_drop_reaches_the_webhook_an_outage_holds_it_back_and_all_resolves(cha
     drop = arrives(lambda: chain.inbox.told("CryptolootHashrateDrop", SITE, "firing"))
     assert drop["receiver"] == "chat"
     assert drop["labels"]["severity"] == "warning"
-    assert re.fullmatch(f"Hashrate of {SITE} is at \\d[\\d.]*%", drop["annotations"]["summary"])
+    summary = drop["annotations"]["summary"]
+    assert re.fullmatch(f"Hashrate of {SITE} is at \\d[\\d.]*% of what is expected", summary)
     assert drop["annotations"]["runbook_url"].endswith("#cryptoloothashratedrop")
     assert "/d/cryptoloot-site" in drop["annotations"]["dashboard"]
     assert chain.inbox.told("CryptolootHashrateDrop", OTHER, "firing") is None

@@ -158,7 +158,7 @@ def test_dashboards_and_rules_read_the_past(seam: Seam) -> None:
     named = [(query, set(re.findall(r"\bcryptoloot_\w+(?![\w:])", query.expression))) for query in QUERIES]
     able = [query for query, names in named if names and names <= set(NAMES)]
     lines = (
-        "site:cryptoloot_baseline_hashrate_hashes_per_second:offset3d",
+        "site:cryptoloot_expected_hashrate_hashes_per_second:settled",
         "site:cryptoloot_hashrate_hashes_per_second:drop_below",
     )
 
