@@ -185,7 +185,7 @@ def test_a_year_of_sites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     Every site of the fixed seeds is held to that, with drops counted by seed, 150 each, against the same
     share: at a site with a drop every week it happens that the same hour was in a drop one or two weeks ago,
     and some of these are taken for its rhythm. The lower of both weeks counts, because that spares real sites
-    every second false warning; the higher one would tell 48 of 50 here. The drawn seeds are held to it
+    every second false warning. The drawn seeds are held to it
     together: nine years of chance have a worst one, which is printed with the others.
     """
     drawn = os.environ.get("REPLAY_SEEDS") or ",".join(str(SystemRandom().randrange(10**6)) for _ in FIXED)
