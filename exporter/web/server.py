@@ -275,23 +275,24 @@ class Server(uvicorn.Server):
         listeners take over on duplicates of the sockets, whose queues they share: no client notices.
         """
         listeners: list[Any] = []
-        self._generation += end_connections
+        generation = self._generation + end_connections
         try:
             for listening in self._sockets:
-                listeners.append(await self._accept(listening.dup(), context))  # noqa: PERF401 - see except
+                listeners.append(await self._accept(listening.dup(), context, generation))  # noqa: PERF401 - see except
         except OSError:
             for listener in listeners:
                 listener.close()
             raise
         for listener in self.servers:
             listener.close()
-        self.servers = listeners
+        self.servers, self._generation = listeners, generation
         for connection in list(self.server_state.connections) if end_connections else ():
             connection.shutdown()
 
-    async def _accept(self, listening: socket.socket, context: ServerContext | None) -> Any:
+    async def _accept(
+        self, listening: socket.socket, context: ServerContext | None, generation: int = 0
+    ) -> Any:
         """Return a listener, an asyncio.Server or what is like one to uvicorn."""
-        generation = self._generation
 
         def connect() -> asyncio.Protocol:
             protocol: Any = self.config.http_protocol_class

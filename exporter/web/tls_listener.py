@@ -74,18 +74,26 @@ class TlsListener:
                 connection, address = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:  # out of files: the socket stays readable, so it would be tried without end
-                self._loop.remove_reader(self._listening)
-                self.pause = self._loop.call_later(PAUSE, self._listen)
+            except OSError:
+                self._rest()
                 return
+            connection.setblocking(False)
             try:
                 second = connection.dup()
-            except OSError:
+            except OSError as error:
                 connection.close()
-                continue
+                self._failed(HandshakeReason.OTHER, format_address(address), str(error.strerror))
+                self._rest()
+                return
             self.handshakes[second] = asyncio.create_task(
                 self._serve(connection, second, format_address(address))
             )
+
+    def _rest(self) -> None:
+        """Accept nobody for a while: out of files, the socket stays readable, to be tried without end."""
+        self._loop.remove_reader(self._listening)
+        self.pause = self._loop.call_later(PAUSE, self._listen)
+        self._give_up()
 
     def _give_up(self) -> None:
         """End the oldest quarter of the handshakes, unless earlier ones are still closing."""
@@ -97,7 +105,6 @@ class TlsListener:
 
     async def _serve(self, connection: socket.socket, second: socket.socket, peer: str) -> None:
         """Shake hands, and pass the connection on or say why not. The event loop closes `connection`."""
-        connection.setblocking(False)
         try:
             await self._loop.connect_accepted_socket(
                 self._connect,

@@ -296,6 +296,27 @@ def test_out_of_files_is_a_pause(pki: Path, loop: Any, monkeypatch: pytest.Monke
     assert ("HTTP/1.1 200 OK", []) == (said, failures)
 
 
+@LOOPS
+def test_a_refused_reload_keeps_the_listeners(pki: Path, loop: Any) -> None:
+    """Where no listener can be made for new rules, the old ones go on, and let clients in as before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    context = tls_context(tls_of(pki, min_version="TLS13"))
+
+    async def scene(address: Address, server: Server) -> str:
+        await asyncio.to_thread(told, address, client(pki))  # it is served, and its threads are there
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                await server.replace_tls(context, end_connections=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return await asyncio.to_thread(told, address, client(pki))
+
+    said, failures = playing(loop, tls_of(pki), scene)
+
+    assert ("HTTP/1.1 200 OK", []) == (said, failures)
+
+
 # ---------------------------------------------------------------------------------------- counted and logged
 
 
