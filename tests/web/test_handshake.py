@@ -306,7 +306,7 @@ def test_a_refused_reload_keeps_the_listeners(pki: Path, loop: Any) -> None:
         await asyncio.to_thread(told, address, client(pki))  # it is served, and its threads are there
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
         try:
-            with pytest.raises(OSError, match="Too many open files"):
+            with pytest.raises(OSError, match="Errno"):
                 await server.replace_tls(context, end_connections=True)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
