@@ -34,7 +34,7 @@ def test_holes_lie_between_samples(held: list[float]) -> None:
     assert not any(one < at < other for one, other in windows for at in held)
 
 
-@examples(1 / 2)
+@examples(1 / 4)
 @given(st.lists(st.integers(0, 3 * DAY), max_size=300).map(sorted))
 def test_filling_the_gaps_twice_fills_nothing(held: list[int]) -> None:
     """What is written lies strictly within the holes, and leaves none that more could be written to."""

@@ -62,7 +62,7 @@ def exported(source: Source, at: float) -> dict[str, float]:
     return page
 
 
-@examples(1 / 10)
+@examples(1 / 8)
 @given(histories(), st.sampled_from([3 * HOUR, 4 * HOUR, 30 * HOUR]))
 def test_every_sample_is_what_the_exporter_shows_at_its_time(
     rows: list[HistoryRow], max_row_age: int
