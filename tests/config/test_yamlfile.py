@@ -94,6 +94,7 @@ def nested(node: str) -> str:
     )
 
 
+ENDLESS = 30.0  # seconds of CPU, on any machine; half a second where this was written
 BOMBS = {
     "nested aliases": nested("[%]"),
     "nested aliases in mappings": nested("{x: [%]}"),
@@ -116,8 +117,8 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_in_a_second(name: str, tmp_path: Path) -> None:
-    """A file that is more than a config can be is refused before that takes time, whatever it multiplies."""
+def test_a_bomb_is_refused_before_it_grows(name: str, tmp_path: Path) -> None:
+    """A file that is more than a config can be is refused, whatever it multiplies; grown, it takes minutes."""
     path = tmp_path / "config.yaml"
     path.write_text(BOMBS[name])
     began = time.thread_time()
@@ -125,7 +126,7 @@ def test_a_bomb_is_refused_in_a_second(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         config.load(path, {})
 
-    assert time.thread_time() - began < 1
+    assert time.thread_time() - began < ENDLESS
 
 
 @PARSERS
