@@ -118,7 +118,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_before_it_grows(name: str, tmp_path: Path) -> None:
-    """A file that is more than a config can be is refused, whatever it multiplies; grown, it takes minutes."""
+    """A file that is more than a config can be is refused; grown, it would take minutes."""
     path = tmp_path / "config.yaml"
     path.write_text(BOMBS[name])
     began = time.thread_time()
