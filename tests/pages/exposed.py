@@ -15,10 +15,11 @@ from tests.conftest import parsed
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from exporter.api.errors import InvalidResponse
     from exporter.clock import Now
     from exporter.collectors.metric import Family
     from exporter.config import Site
-    from exporter.endpoint import Endpoint, Reason
+from exporter.endpoint import Endpoint, Reason
 
 
 def at(seconds: float) -> Now:
@@ -50,9 +51,12 @@ class Exposed:
         self.pages = Pages(self.store, self.own, lambda: self.now, list(self.sites.values()))
 
     def answer(self, name: str, endpoint: Endpoint, answer: Any) -> None:
-        """Let a poll of a site's endpoint bring an answer now."""
-        site = self.sites[name]
-        self.store.publish(name, polled(self.store[name], site, endpoint, answer, self.now))
+        """Let a poll of a site's endpoint bring an answer now. One that is no answer, it fails."""
+        try:
+            after = polled(self.store[name], self.sites[name], endpoint, answer, self.now)
+        except InvalidResponse as error:  # all rows are in the future
+            after = failed(self.store[name], endpoint, error.reason, self.now)
+        self.store.publish(name, after)
 
     def fail(self, name: str, endpoint: Endpoint, reason: Reason) -> None:
         """Let a poll of a site's endpoint fail now."""
