@@ -3,6 +3,7 @@
 Reading raises ValueError, whose text and context hold neither the secret nor the file's path.
 """
 
+import errno
 import os
 import re
 import stat
@@ -13,10 +14,15 @@ from typing import NoReturn, Self
 
 MASK = "**********"
 MAX_BYTES = 4096
+_LACK = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 _PLACEHOLDER = re.compile(r"\$\{.*\}|\$\(.*\)|\{\{.*\}\}|\$[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Lack(ValueError):
+    """The system lacks files or memory: no fault of the file that is read, and it may pass."""
 
 
 class Secret:
@@ -125,6 +131,7 @@ def secret_variable(name: str, environ: Mapping[str, str]) -> Secret:
 
 def read_regular(file: Path, limit: int) -> tuple[bytes, os.stat_result]:
     """Return a regular file's content, cut at `limit` + 1 bytes, and its status. Raises ValueError."""
+    kind = ValueError
     try:
         # Without O_NONBLOCK, a pipe at this path would block the event loop for ever.
         with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
@@ -133,11 +140,12 @@ def read_regular(file: Path, limit: int) -> tuple[bytes, os.stat_result]:
                 return opened.read(limit + 1), status
         fault = "is not a regular file"
     except OSError as error:
+        kind = Lack if error.errno in _LACK else ValueError
         directory = isinstance(error, IsADirectoryError)
         fault = "is not a regular file" if directory else f"cannot be read: {error.strerror}"
     except ValueError:
         fault = "cannot be read: its path holds characters no path can have"
-    raise ValueError(fault)  # not inside an except block: those exceptions hold the path
+    raise kind(fault)  # not inside an except block: those exceptions hold the path
 
 
 def exposed(status: os.stat_result) -> bool:

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from exporter.web.connections import TRANSITIONS, Connections, DeadlineAction, Event, State
 from exporter.web.handshake import ServerContext
 from exporter.web.listening import BACKLOG, client_limits
-from exporter.web.tls_listener import Failed, HandshakeLimits, TlsListener
+from exporter.web.tls_listener import Failed, HandshakeLimits, Handshakes, TlsListener
 
 UNSENT = 256 * 1024  # bytes of an answer that may wait without TLS: the page's own bytes, not copies
 PIECE = 16 * 1024  # bytes parsed at once: a quarter of a MiB can hold tens of thousands of header fields
@@ -224,8 +224,11 @@ class Server(uvicorn.Server):
         self._limits = limits
         self._context = context
         self._handshake_failed = handshake_failed
-        connections, self._handshakes = client_limits(limits.connections)
+        connections, handshakes = client_limits(limits.connections)
         self._connections = Connections[Protocol](connections)
+        self.handshakes = Handshakes(
+            HandshakeLimits(handshakes, limits.handshake_seconds, limits.stall_seconds)
+        )
         self._sockets: list[socket.socket] = []
         self._generation = 0  # of the rules for client certificates
         super().__init__(
@@ -253,7 +256,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections on the sockets."""
         self._sockets = sockets or []
-        self.servers = [await self._accept(listening.dup(), self._context) for listening in self._sockets]
+        self.servers = [await self._accept(listening, self._context) for listening in self._sockets]
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -275,10 +278,12 @@ class Server(uvicorn.Server):
         listeners take over on duplicates of the sockets, whose queues they share: no client notices.
         """
         listeners: list[Any] = []
+        # It counts once all listeners are there: otherwise the old ones would admit nobody any more.
         generation = self._generation + end_connections
         try:
             for listening in self._sockets:
-                listeners.append(await self._accept(listening.dup(), context, generation))  # noqa: PERF401 - see except
+                listener = await self._accept(listening, context, generation)
+                listeners.append(listener)
         except OSError:
             for listener in listeners:
                 listener.close()
@@ -292,7 +297,7 @@ class Server(uvicorn.Server):
     async def _accept(
         self, listening: socket.socket, context: ServerContext | None, generation: int = 0
     ) -> Any:
-        """Return a listener, an asyncio.Server or what is like one to uvicorn."""
+        """Return a listener on a duplicate of the socket, an asyncio.Server or the like."""
 
         def connect() -> asyncio.Protocol:
             protocol: Any = self.config.http_protocol_class
@@ -307,11 +312,15 @@ class Server(uvicorn.Server):
             )
             return connection
 
-        listening.setblocking(False)
-        if context is None:
-            return await asyncio.get_running_loop().create_server(connect, sock=listening, backlog=BACKLOG)
-        limits = HandshakeLimits(self._handshakes, self._limits.handshake_seconds, self._limits.stall_seconds)
-        return TlsListener(listening, context, connect, limits, self._handshake_failed)
+        own = listening.dup()
+        try:
+            own.setblocking(False)
+            if context is None:
+                return await asyncio.get_running_loop().create_server(connect, sock=own, backlog=BACKLOG)
+            return TlsListener(own, context, connect, self.handshakes, self._handshake_failed)
+        except OSError:
+            own.close()
+            raise
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish the answers that are being written; abort slow readers before uvicorn would cancel tasks."""

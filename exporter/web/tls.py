@@ -22,7 +22,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from exporter.config import schema
 from exporter.config.problems import Problems
-from exporter.config.secret import Secret
+from exporter.config.secret import Lack, Secret
 from exporter.config.values import Text
 from exporter.web.handshake import ServerContext
 
@@ -126,6 +126,7 @@ def read_tls(
     """Check the section and return what it says; None if TLS is off or there is a problem.
 
     `pem` returns the PEM of `cert`, `key` or `client_ca`, or None after it has reported why there is none.
+    Raises Lack.
     """
     settings = schema.defaults(TlsSection) | values
     # A key with a fault is in the file, but not among the values.
@@ -230,14 +231,15 @@ _FAULTS = {
 
 
 def pair_fault(cert: bytes, key: bytes) -> tuple[str, str] | None:
-    """Return which of the two is at fault and why, or None if they are a pair."""
+    """Return which of the two is at fault and why, or None if they are a pair. Raises Lack."""
     try:
         _load_pair(_server_context(), cert, key)
     except ssl.SSLError as error:
         unreadable = ("key", "holds no private key that OpenSSL can read: PEM is expected")
         return _FAULTS.get(error.reason or "", unreadable)
     except OSError as error:
-        return "key", f"cannot be loaded: {error.strerror}"
+        # The PEM was read already, so no file of the user is at fault.
+        raise Lack(f"cannot be loaded: {error.strerror}") from None
     except ValueError as error:
         return "key", str(error)
     return None

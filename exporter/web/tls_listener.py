@@ -27,11 +27,39 @@ class HandshakeLimits(NamedTuple):
     shutdown_seconds: float
 
 
+class Handshakes:
+    """The open handshakes of all listeners of a server, old and new: the limit of files is one for all."""
+
+    def __init__(self, limits: HandshakeLimits) -> None:
+        self.limits = limits
+        # A second descriptor of each connection that is not passed on yet, the oldest first, and its task.
+        self.open: dict[socket.socket, asyncio.Task[None]] = {}
+        self.given_up: set[socket.socket] = set()  # of these
+
+    def room(self) -> int:
+        """Return how many more may begin."""
+        return self.limits.at_once - len(self.open)
+
+    def give_up(self) -> None:
+        """End the oldest quarter of what may be open, unless earlier ones are still closing."""
+        quarter = max(1, self.limits.at_once // 4)
+        for second in [] if self.given_up else list(self.open)[:quarter]:
+            self.given_up.add(second)
+            with contextlib.suppress(OSError):  # the client may have gone
+                second.shutdown(socket.SHUT_RDWR)
+
+    def ended(self, second: socket.socket) -> None:
+        """Make room for another one."""
+        del self.open[second]
+        self.given_up.discard(second)
+        second.close()
+
+
 class TlsListener:
     """Accepts connections on a listening socket, and serves those that complete a handshake.
 
-    `connect` makes the protocol of a connection. At the limit, the oldest quarter of the handshakes makes
-    room. New clients wait in the kernel's queue until these have closed.
+    `connect` makes the protocol of a connection. At the limit, the oldest quarter of the server's handshakes
+    makes room. New clients wait in the kernel's queue until these have closed.
     """
 
     def __init__(
@@ -39,15 +67,12 @@ class TlsListener:
         listening: socket.socket,
         context: ServerContext,
         connect: Callable[[], asyncio.Protocol],
-        limits: HandshakeLimits,
+        handshakes: Handshakes,
         failed: Failed,
     ) -> None:
         self._listening, self._context, self._connect = listening, context, connect
-        self._limits, self._failed = limits, failed
+        self._handshakes, self._failed = handshakes, failed
         self._loop = asyncio.get_running_loop()
-        # A second descriptor of each connection that is not passed on yet, the oldest first, and its task.
-        self.handshakes: dict[socket.socket, asyncio.Task[None]] = {}
-        self._given_up: set[socket.socket] = set()  # of these
         self.pause: asyncio.TimerHandle | None = None
         self._listen()
 
@@ -66,9 +91,9 @@ class TlsListener:
         self._loop.add_reader(self._listening, self._accept)
 
     def _accept(self) -> None:
-        room = self._limits.at_once - len(self.handshakes)
+        room = self._handshakes.room()
         if room <= 0:
-            self._give_up()
+            self._handshakes.give_up()
         for _ in range(min(room, ACCEPTED_AT_ONCE)):
             try:
                 connection, address = self._listening.accept()
@@ -85,33 +110,26 @@ class TlsListener:
                 self._failed(HandshakeReason.OTHER, format_address(address), str(error.strerror))
                 self._rest()
                 return
-            self.handshakes[second] = asyncio.create_task(
+            self._handshakes.open[second] = asyncio.create_task(
                 self._serve(connection, second, format_address(address))
             )
 
     def _rest(self) -> None:
         """Accept nobody for a while: out of files, the socket stays readable, to be tried without end."""
+        self._handshakes.give_up()
         self._loop.remove_reader(self._listening)
         self.pause = self._loop.call_later(PAUSE, self._listen)
-        self._give_up()
-
-    def _give_up(self) -> None:
-        """End the oldest quarter of the handshakes, unless earlier ones are still closing."""
-        quarter = max(1, self._limits.at_once // 4)
-        for second in [] if self._given_up else list(self.handshakes)[:quarter]:
-            self._given_up.add(second)
-            with contextlib.suppress(OSError):  # the client may have gone
-                second.shutdown(socket.SHUT_RDWR)
 
     async def _serve(self, connection: socket.socket, second: socket.socket, peer: str) -> None:
         """Shake hands, and pass the connection on or say why not. The event loop closes `connection`."""
+        limits = self._handshakes.limits
         try:
             await self._loop.connect_accepted_socket(
                 self._connect,
                 connection,
                 ssl=self._context,
-                ssl_handshake_timeout=self._limits.seconds,
-                ssl_shutdown_timeout=self._limits.shutdown_seconds,
+                ssl_handshake_timeout=limits.seconds,
+                ssl_shutdown_timeout=limits.shutdown_seconds,
             )
         except HandshakeError as failure:
             self._failed(failure.why, peer, failure.detail)
@@ -119,12 +137,10 @@ class TlsListener:
         except ConnectionAbortedError:
             self._failed(HandshakeReason.TIMEOUT, peer, "")
         except OSError:
-            why = HandshakeReason.TIMEOUT if second in self._given_up else HandshakeReason.CLOSED
-            self._failed(why, peer, "")
+            given_up = second in self._handshakes.given_up
+            self._failed(HandshakeReason.TIMEOUT if given_up else HandshakeReason.CLOSED, peer, "")
         finally:
-            del self.handshakes[second]
-            self._given_up.discard(second)
-            second.close()
+            self._handshakes.ended(second)
 
     async def _explain(self, second: socket.socket, answer: bytes) -> None:
         """Send what the client should know, and wait for it to hang up: closing could discard the answer."""

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from exporter.config import ConfigError, schema
 from exporter.config.problems import Problem, Problems, bug
-from exporter.config.secret import CONTROL, SURROGATE, Secret, exposed, read_regular
+from exporter.config.secret import CONTROL, SURROGATE, Lack, Secret, exposed, read_regular
 from exporter.config.yamlfile import load_yaml
 from exporter.web.tls import (
     TLS_CONFIG,
@@ -119,13 +119,17 @@ class BadWebConfig(ConfigError):
 def load(path: Path) -> WebConfig:
     """Read the file and every file that it names. Relative names start at the file's own directory.
 
-    Raises BadWebConfig, a ConfigError, with every problem.
+    Raises BadWebConfig, a ConfigError, with every problem; another ConfigError where the system lacks files
+    or memory, because the same files may load at the next try.
     """
     loader = _Loader(path)
     try:
         return _load(loader)
     except ConfigError as error:
         problems = error.problems
+    except Lack as error:
+        advice = "the system lacks files or memory: try again, or raise the limit of open files (ulimit -n)"
+        raise ConfigError([Problem("", f"{error}: {advice}", source=str(path))]) from None
     except Exception as error:  # noqa: BLE001 - the stamps say when another try makes sense
         problems = (Problem("", bug(error), source=str(path)),)
     raise BadWebConfig(problems, loader.stamps)
@@ -155,6 +159,8 @@ def _load(loader: "_Loader") -> WebConfig:
 def _load_document(loader: "_Loader") -> object:
     try:
         return load_yaml(loader.read(loader.path), loader.problems)
+    except Lack:
+        raise
     except ValueError as error:
         loader.problems.add("", str(error))
         return UNSET
@@ -229,6 +235,8 @@ class _Loader:
         file = self.path if inline else self.path.parent / file_name
         try:
             pem: bytes = inline.encode() or self.read(file)
+        except Lack:
+            raise
         except ValueError as error:
             hint = "" if Path(file_name).is_absolute() else " (sought from the web config file's directory)"
             problems.add(place, f"the file named here {error}{hint}")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import resource
 import ssl
 from typing import TYPE_CHECKING
 
@@ -92,6 +94,30 @@ def test_a_change_is_seen_once(tmp_path: Path) -> None:
     assert access.changed() is True
     with pytest.raises(ConfigError):
         access.prepare_reload()
+    assert access.changed() is False
+    access.close()
+
+
+@pytest.mark.parametrize("left", [0, 1, 2], ids="{} files left".format)
+def test_out_of_files_is_tried_again(pki: Path, left: int) -> None:
+    """A certificate that was renewed while the system lacked files is taken when it has some again."""
+    path = pki / "renewed.yml"
+    path.write_text(TLS)
+    access = access_by(path)
+    renewed = TLS.replace("exporter.", "renewed.")
+    path.write_text(renewed)
+    free = os.open(path, os.O_RDONLY)
+    os.close(free)  # the lowest number that is free
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, hard))
+    try:
+        with pytest.raises(ConfigError, match="Too many open files"):
+            access.prepare_reload()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert access.changed() is True
+    access.apply(access.prepare_reload())
     assert access.changed() is False
     access.close()
 

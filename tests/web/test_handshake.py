@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import gc
 import os
 import resource
 import socket
@@ -47,16 +49,20 @@ class Failure(NamedTuple):
 
 
 def playing(
-    loop: Any, tls: Tls, scene: Callable[[Address, Server], Awaitable[Any]], limits: Limits | None = None
+    loop: Any,
+    tls: Tls,
+    scene: Callable[[Address, Server], Awaitable[Any]],
+    limits: Limits | None = None,
+    sockets: list[socket.socket] | None = None,
 ) -> tuple[Any, list[Failure]]:
     """Serve TLS; return what the scene returns, and the handshakes that failed."""
+    sockets = sockets or listen(["127.0.0.1:0"])
     failures: list[Failure] = []
 
     async def play() -> Any:
         context = tls_context(tls)
         failed = lambda *failure: failures.append(Failure(*failure))  # noqa: E731
         server = Server(hello, limits=limits or Limits(), context=context, handshake_failed=failed)
-        sockets = listen(["127.0.0.1:0"])
         serving = asyncio.create_task(server.serve(sockets))
         try:
             async with asyncio.timeout(10):
@@ -100,6 +106,12 @@ def told_on(plain: socket.socket, context: ssl.SSLContext) -> str:
         return error.reason or "closed"
     except OSError:
         return "closed"
+
+
+async def open_handshakes(server: Server, count: int) -> None:
+    """Wait until so many handshakes are open."""
+    while len(server.handshakes.open) != count:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0.001)
 
 
 VERIFYING = {"client_auth_type": "RequireAndVerifyClientCert", "client_ca_file": "ca.crt"}
@@ -159,8 +171,7 @@ def test_a_client_that_does_not_trust_the_server_is_seen(pki: Path, loop: Any) -
 
     async def scene(address: Address, server: Server) -> str:
         said = await asyncio.to_thread(told, address, context)
-        while server.servers[0].handshakes:  # type: ignore[attr-defined]  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0.001)
+        await open_handshakes(server, 0)
         return said
 
     said, (failure,) = playing(loop, tls_of(pki), scene)
@@ -178,6 +189,11 @@ async def plainly(address: Address, data: bytes) -> bytes:
         answer = await reader.read()
     writer.close()
     return answer
+
+
+async def files() -> int:
+    """Return how many files are open."""
+    return len(await asyncio.to_thread(os.listdir, "/proc/self/fd"))
 
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "PROPFIND")
@@ -247,11 +263,54 @@ def test_the_oldest_handshake_makes_room(pki: Path, loop: Any) -> None:
 
 
 @LOOPS
+@pytest.mark.parametrize("reload", [False, True])
+def test_handshakes_of_all_listeners_have_one_limit(pki: Path, loop: Any, reload: bool) -> None:
+    """The oldest handshake makes room, whichever address it came by, and on which side of a reload."""
+    sockets = listen(["127.0.0.1:0", "127.0.0.1:0"])
+    first, second = (listening.getsockname() for listening in sockets)
+    renewed = tls_context(tls_of(pki, min_version="TLS13"))
+
+    async def scene(_address: Address, server: Server) -> tuple[str, list[bool]]:
+        silent = []
+        for address in (first, first, second, second):
+            silent.append(await asyncio.open_connection(*address))
+            await open_handshakes(server, len(silent))
+        if reload:
+            await server.replace_tls(renewed, end_connections=False)
+        said = await asyncio.to_thread(told, second, client(pki))
+        await open_handshakes(server, 3)
+        await asyncio.sleep(0.05)
+        ended = [reader.at_eof() or reader.exception() is not None for reader, _ in silent]
+        for _, writer in silent:
+            writer.transport.abort()
+        return said, ended
+
+    (said, ended), failures = playing(loop, tls_of(pki), scene, Limits(connections=4), sockets)
+
+    assert ("HTTP/1.1 200 OK", [True, False, False, False]) == (said, ended)
+    assert HandshakeReason.TIMEOUT == failures[0].why
+
+
+def test_a_refusal_is_explained_in_debug_mode(pki: Path) -> None:
+    """What asyncio checks in debug mode alone, such as sockets that block, is kept to from the start."""
+    unhandled: list[Any] = []
+
+    def loop() -> asyncio.AbstractEventLoop:
+        made = asyncio.new_event_loop()
+        made.set_debug(True)
+        made.set_exception_handler(lambda _, context: unhandled.append(context))
+        return made
+
+    answer, _ = playing(loop, tls_of(pki), lambda address, _: plainly(address, GET + b"\r\n"))
+    gc.collect()  # a task's exception is told when the task goes
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert [] == unhandled
+
+
+@LOOPS
 def test_handshakes_leave_no_file_open(pki: Path, loop: Any) -> None:
     """Whether a handshake succeeds or fails, its connection has no file left when it is over."""
-
-    async def files() -> int:
-        return len(await asyncio.to_thread(os.listdir, "/proc/self/fd"))
 
     async def scene(address: Address, _server: Server) -> int:
         before = 0
@@ -294,6 +353,71 @@ def test_out_of_files_is_a_pause(pki: Path, loop: Any, monkeypatch: pytest.Monke
     said, failures = playing(loop, tls_of(pki), scene)
 
     assert ("HTTP/1.1 200 OK", []) == (said, failures)
+
+
+@LOOPS
+def test_a_last_file_is_a_pause_too(pki: Path, loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one file left, one connection is refused and counted; the others wait, and are served.
+
+    The oldest handshakes make room.
+    """
+    monkeypatch.setattr(tls_listener, "PAUSE", 0.3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def scene(address: Address, server: Server) -> list[str]:
+        await asyncio.to_thread(told, address, client(pki))  # it is served, and its threads are there
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(socket.create_connection(address))
+            await open_handshakes(server, 1)
+            waiting = [stack.enter_context(socket.create_connection(address, 5)) for _ in range(3)]
+            one = os.dup(waiting[0].fileno())
+            os.close(one)  # the lowest number that is free: the limit lets one more file in
+            resource.setrlimit(resource.RLIMIT_NOFILE, (one + 1, hard))
+            try:
+                while server.servers[0].pause is None:  # type: ignore[attr-defined]  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await open_handshakes(server, 0)
+            return [await asyncio.to_thread(told_on, plain, client(pki)) for plain in waiting]
+
+    said, failures = playing(loop, tls_of(pki), scene)
+
+    assert [False, True, True] == [answer == "HTTP/1.1 200 OK" for answer in said]
+    assert [(HandshakeReason.OTHER, "Too many open files"), (HandshakeReason.TIMEOUT, "")] == [
+        (failure.why, failure.detail) for failure in failures
+    ]
+
+
+def test_a_listener_that_cannot_be_made_leaves_no_file_open(
+    pki: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the event loop takes no second listener, the first one and both duplicates are closed."""
+    sockets = listen(["127.0.0.1:0", "127.0.0.1:0"])
+    context = tls_context(tls_of(pki, min_version="TLS13"))
+
+    async def scene(address: Address, server: Server) -> tuple[int, str]:
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(told, address, client(pki))  # it is served, and its threads are there
+        await open_handshakes(server, 0)
+        add, calls = loop.add_reader, iter([True, False])
+
+        def add_reader(*args: Any) -> None:
+            if not next(calls):
+                raise OSError(errno.ENOSPC, "epoll takes no more")
+            add(*args)
+
+        before = await files()
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "add_reader", add_reader)
+            with pytest.raises(OSError, match="epoll"):
+                await server.replace_tls(context, end_connections=True)
+        left = await files() - before
+        return left, await asyncio.to_thread(told, address, client(pki))
+
+    said, failures = playing(asyncio.new_event_loop, tls_of(pki), scene, sockets=sockets)
+
+    assert ((0, "HTTP/1.1 200 OK"), []) == (said, failures)
 
 
 @LOOPS

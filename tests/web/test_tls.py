@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from exporter.config import ConfigError
-from exporter.config.secret import Secret
+from exporter.config.secret import Lack, Secret
 from exporter.web.handshake import HandshakeError, HandshakeReason
 from exporter.web.tls import (
     SUITES,
@@ -270,17 +270,16 @@ def test_pem_on_a_path_is_private_and_removed(in_memory: bool) -> None:
     assert not Path(path).exists()
 
 
-def test_no_file_descriptor_left_is_a_problem(pki: Path) -> None:
-    """Where the system hands out no more files, that is the fault of the pair, and nothing is raised."""
+def test_no_file_descriptor_left_is_no_fault_of_the_pair(pki: Path) -> None:
+    """Where the system hands out no more files, that is told apart from a pair that cannot be used."""
     cert, key = (pki / "exporter.crt").read_bytes(), (pki / "exporter.key").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
-        fault = pair_fault(cert, key)
+        with pytest.raises(Lack, match=r"^cannot be loaded: Too many open files$"):
+            pair_fault(cert, key)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-    assert ("key", "cannot be loaded: Too many open files") == fault
 
 
 # --- Names of client certificates
