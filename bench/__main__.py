@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import machine, poll, polls, report, scale, scrapes, start, today
+from bench import answers, machine, poll, polls, report, scale, scrapes, start, today
 from bench.programs import REPOSITORY, Missing
 from bench.report import Effort, Group
 
@@ -17,6 +17,7 @@ ALERTS = "## Hashrate alerts on real traffic\n"
 GROUPS = {  # by the module's name
     "scrapes": scrapes,
     "poll": poll,
+    "answers": answers,
     "polls": polls,
     "start": start,
     "today": today,

@@ -127,13 +127,13 @@ def _told(site: Site, known: Known, rules: Rules, drops: Sequence[Drop]) -> dict
         traces.append(
             Trace(str(number), first, rows.start - BEFORE, {**before, **during}, rows.start - BEFORE)
         )
-    found: defaultdict[str, Fired] = defaultdict(lambda: Fired({}, {}))
+    by_rules: defaultdict[str, Fired] = defaultdict(lambda: Fired({}, {}))
     by_length = sorted(traces, key=lambda trace: drops[int(trace.name)].hours)
     for _, batch in groupby(by_length, key=lambda trace: drops[int(trace.name)].hours):
         for name, fired in engine.evaluate(list(batch), rules).items():
-            found[name].warnings.update(fired.warnings)
-            found[name].pages.update(fired.pages)
-    return dict(found)
+            by_rules[name].warnings.update(fired.warnings)
+            by_rules[name].pages.update(fired.pages)
+    return dict(by_rules)
 
 
 # -------------------------------------------------------------------------------------------------- judgement
@@ -201,10 +201,10 @@ def report(directory: Path, *, seed: int, quick: bool) -> dict[str, Any]:
     for task, verdict in sorted(
         zip(tasks, verdicts, strict=True), key=lambda both: (both[0].name, -both[0].size)
     ):
-        for name, found in verdict.items():
-            by_set[name][task.name][str(task.size)] = found
+        for name, figures in verdict.items():
+            by_set[name][task.name][str(task.size)] = figures
     shipped = by_set.pop(SHIPPED, {})
-    return {"series": shipped, "alternatives": {name: {"series": found} for name, found in by_set.items()}}
+    return {"series": shipped, "alternatives": {name: {"series": series} for name, series in by_set.items()}}
 
 
 def table(title: str, series: Mapping[str, Mapping[str, Any]]) -> str:
@@ -218,9 +218,9 @@ def table(title: str, series: Mapping[str, Mapping[str, Any]]) -> str:
     lines += [f"| series | {' | '.join(f'{size:,} H/s' for size in SIZES)} |", "|---|---|---|"]
     for name, by_size in [*series.items(), ("**mean**", _mean(series))]:
         cells = " | ".join(
-            f"{found['warnings_per_month']:.1f} / {found['pages_per_month']:.1f}"
-            f" ({found['first_week']['warnings']:.1f})"
-            for found in (by_size[str(size)] for size in SIZES)
+            f"{figures['warnings_per_month']:.1f} / {figures['pages_per_month']:.1f}"
+            f" ({figures['first_week']['warnings']:.1f})"
+            for figures in (by_size[str(size)] for size in SIZES)
         )
         lines.append(f"| {name} | {cells} |")
     lines += [
@@ -230,17 +230,17 @@ def table(title: str, series: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     lines += [f"| drop | {' | '.join(f'{size:,} H/s' for size in SIZES)} |", "|---|---|---|"]
     mean = _mean(series)
-    for each in (kind(*both) for both in KINDS):
-        cells = " | ".join(_detection(mean[str(size)]["detected"].get(each)) for size in SIZES)
-        lines.append(f"| {each} | {cells} |")
+    for drop in (kind(*both) for both in KINDS):
+        cells = " | ".join(_detection(mean[str(size)]["detected"].get(drop)) for size in SIZES)
+        lines.append(f"| {drop} | {cells} |")
     return "\n".join([*lines, ""])
 
 
-def _detection(found: Mapping[str, float | None] | None) -> str:
-    if found is None:
+def _detection(figures: Mapping[str, float | None] | None) -> str:
+    if figures is None:
         return "-"
-    delay = found["delay_hours"]
-    return f"{found['warned']:.2f} / {found['paged']:.2f}{'' if delay is None else f', {delay:.1f} h'}"
+    delay = figures["delay_hours"]
+    return f"{figures['warned']:.2f} / {figures['paged']:.2f}{'' if delay is None else f', {delay:.1f} h'}"
 
 
 def _mean(series: Mapping[str, Any]) -> Any:
@@ -276,8 +276,8 @@ def main() -> int:
         print(f"bench: {missing}", file=sys.stderr)
         return 1
     print(table("Shipped rules", figures["series"]))
-    for name, found in figures["alternatives"].items():
-        print(table(name.capitalize(), found["series"]))
+    for name, alternative in figures["alternatives"].items():
+        print(table(name.capitalize(), alternative["series"]))
     if flags.output:
         flags.output.write_text(json.dumps(figures, indent=1) + "\n")
     return 0

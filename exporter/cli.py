@@ -377,7 +377,7 @@ def _world_flags(parser: Parser) -> None:
 
 
 def _log_flags(parser: Parser, level: str) -> None:
-    levels, text = ("debug", "info", "warn", "warning", "error"), f"least level logged (default: {level})"
+    levels, text = ("debug", "info", "warn", "warning", "error"), f"minimum log level (default: {level})"
     parser.flag("--log.level", text, choices=levels, default=level)
     parser.flag("--log.format", "(default: console on a terminal, else json)", choices=log.FORMATS)
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,7 +14,7 @@ from structlog.testing import capture_logs
 from exporter import __version__, simulator
 from exporter.app import App, Options, check_online
 from exporter.collectors.users import TOP_USERS
-from exporter.config import ConfigError, load
+from exporter.config import ConfigError
 from exporter.config.problems import SHOWN, Problem
 from exporter.config.sharding import Share
 from exporter.endpoint import Reason
@@ -27,7 +24,6 @@ from tests.conftest import VirtualTime, fetch, parsed, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from pathlib import Path
 
     from exporter.config import Config
 
@@ -504,25 +500,3 @@ def test_a_reload_with_a_thousand_problems_tells_some_and_their_number() -> None
     (answer,) = answers
     assert ["c: sites[1] (line 1): wrong", "and 950 more"] == [answer[0], answer[-1]]
     assert [answer] == [entry["problems"] for entry in logs if entry["event"] == "reload_failed"]
-
-
-def test_loading_many_sites_leaves_the_event_loop_its_turns(tmp_path: Path) -> None:
-    """While a thread loads 2,500 sites, nothing on the event loop waits for a tenth of a second."""
-    path = tmp_path / "config.yaml"
-    site = "- {name: s%d, secret: secret-of-s%d, watch_users: [a, b], poll: {payout: {interval: 2m}}}\n"
-    path.write_text("sites:\n" + "".join(site % (number, number) for number in range(2500)))
-
-    async def longest_wait() -> float:
-        """Return the most CPU that the thread takes between two turns of the event loop: that is ours."""
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(max_workers=1) as thread:
-            clock = time.pthread_getcpuclockid(await loop.run_in_executor(thread, threading.get_ident))
-            loading = loop.run_in_executor(thread, load, path, {})
-            taken = [time.clock_gettime(clock)]
-            while not loading.done():
-                await asyncio.sleep(0.001)
-                taken.append(time.clock_gettime(clock))
-        return max(later - earlier for earlier, later in pairwise(taken))
-
-    # On a busy machine the event loop may not get a core while the thread has one, but not three times.
-    assert any(asyncio.run(longest_wait()) < 0.1 for _ in range(3))

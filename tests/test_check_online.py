@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from bench.hostile import HOSTILE
 from exporter.cli import main
-from tests.api.hostile import HOSTILE
 from tests.api.raw_server import gzipped
 from tests.e2e.programs import answering
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -299,12 +300,12 @@ class Streams(NamedTuple):
     err: TextIOWrapper
 
 
-def speaking(encoding: str, monkeypatch: pytest.MonkeyPatch) -> Streams:
+@contextlib.contextmanager
+def speaking(encoding: str) -> Iterator[Streams]:
     """Replace stdout and stderr by those of a locale."""
     strict = Streams(*(TextIOWrapper(BytesIO(), encoding=encoding, errors="strict") for _ in range(2)))
-    monkeypatch.setattr("sys.stdout", strict.out)
-    monkeypatch.setattr("sys.stderr", strict.err)
-    return strict
+    with contextlib.redirect_stdout(strict.out), contextlib.redirect_stderr(strict.err):
+        yield strict
 
 
 def written(stream: TextIOWrapper) -> bytes:
@@ -313,16 +314,15 @@ def written(stream: TextIOWrapper) -> bytes:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_pages_are_utf8_in_every_locale(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
-) -> None:
+def test_pages_are_utf8_in_every_locale(tmp_path: Path, encoding: str) -> None:
     """`check --online` prints any name as the page has it, and tells failures in what the locale knows."""
     site = {"name": "caf\u00e9 \U0001f911", "secret": "canary"}
     document = {"api": {"url": "http://127.0.0.1:1"}, "sites": [site]}
     (tmp_path / "config.yaml").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-    streams = speaking(encoding, monkeypatch)
+    with speaking(encoding) as streams:
+        code = main(["check", "--online"])
 
-    assert 1 == main(["check", "--online"])
+    assert 1 == code
     assert 'site="caf\u00e9 \U0001f911"' in written(streams.out).decode()
     assert b"\\U0001f911 /stats/payout: connect: " in written(streams.err)
 
@@ -333,8 +333,7 @@ def test_openmetrics_are_utf8_in_every_locale(
 ) -> None:
     """`backfill --output -` writes what promtool reads, whatever the labels hold."""
     monkeypatch.setenv("DEMO_SECRET", SECRET)
-    streams = speaking(encoding, monkeypatch)
-    with simulated() as url:
+    with speaking(encoding) as streams, simulated() as url:
         write_site(tmp_path, url)
         code = main(["backfill", "--until=now", "--output=-", "--label=a=caf\u00e9 \U0001f911"])
 

@@ -63,8 +63,10 @@ def route_to(api: Api, environ: Mapping[str, str]) -> Route:
         try:
             excluded |= bool(entry) and is_excluded(entry, parts)
         except ValueError:
+            # A URL in place of a host can hold a password.
+            shown = "with an @" if "@" in entry else repr(entry[:_SHOWN])
             form = "write a host name, an address, or a range such as 10.0.0.0/8 or fd00::/8"
-            warnings.append(f"NO_PROXY: the entry {entry[:_SHOWN]!r} cannot be read and is ignored: {form}")
+            warnings.append(f"NO_PROXY: the entry {shown} cannot be read and is ignored: {form}")
     direct = replace(direct, warnings=tuple(warnings))
     if excluded:
         return direct

@@ -4,9 +4,13 @@ import contextlib
 import errno
 import resource
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+Opener = Callable[[str, int], socket.socket]  # opens a listening socket at a host and a port
+
+# The kernel has no IPv6, or no interface has an IPv6 address.
+IPV6_OFF = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 BACKLOG = 1024
 SEND_BUFFER = 128 * 1024  # bytes the kernel keeps of what a client does not read; its default is up to 4 MiB
 LAST_PORT = 65535
@@ -33,33 +37,8 @@ def parse_address(text: str) -> tuple[str, int]:
     return host[1:-1] if bracketed else host, int(port)
 
 
-def listen(addresses: Sequence[str]) -> list[socket.socket]:
-    """Open a listening socket for each address, or none at all. Raises AddressError."""
-    sockets = []
-    with contextlib.ExitStack() as opened:
-        for text in addresses:
-            host, port = parse_address(text)
-            try:
-                listening = opened.enter_context(_listen_on(host, port))
-            except (OSError, UnicodeError) as error:
-                why = getattr(error, "strerror", None) or error
-                advice = ADVICE.get(getattr(error, "errno", None), "choose another address")
-                raise AddressError(f"{FLAG}: cannot listen on {text}: {why}: {advice}") from None
-            sockets.append(listening)
-        opened.pop_all()  # all are open: leave them so
-    return sockets
-
-
-def _listen_on(host: str, port: int) -> socket.socket:
-    """Open a listening socket. Without a host it takes IPv6 and IPv4, or IPv4 alone where IPv6 is off."""
-    if not host:
-        if socket.has_dualstack_ipv6():
-            try:
-                return _listen_on("::", port)
-            except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL:  # IPv6 is there, and no interface has it
-                    raise
-        host = "0.0.0.0"  # noqa: S104 - what the operator asks for
+def open_listening(host: str, port: int) -> socket.socket:
+    """Open a listening socket; `::` is for IPv4 too. Raises OSError or UnicodeError."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -76,6 +55,35 @@ def _listen_on(host: str, port: int) -> socket.socket:
         raise
     listening.setblocking(False)
     return listening
+
+
+def listen(addresses: Sequence[str], open_socket: Opener = open_listening) -> list[socket.socket]:
+    """Open a listening socket for each address, or none at all. Raises AddressError."""
+    sockets = []
+    with contextlib.ExitStack() as opened:
+        for text in addresses:
+            host, port = parse_address(text)
+            try:
+                listening = opened.enter_context(_listen_on(host, port, open_socket))
+            except (OSError, UnicodeError) as error:
+                why = getattr(error, "strerror", None) or error
+                advice = ADVICE.get(getattr(error, "errno", None), "choose another address")
+                raise AddressError(f"{FLAG}: cannot listen on {text}: {why}: {advice}") from None
+            sockets.append(listening)
+        opened.pop_all()  # all are open: leave them so
+    return sockets
+
+
+def _listen_on(host: str, port: int, open_socket: Opener) -> socket.socket:
+    """Open a listening socket. Without a host it takes IPv6 and IPv4, or IPv4 alone where IPv6 is off."""
+    if host:
+        return open_socket(host, port)
+    try:
+        return open_socket("::", port)
+    except OSError as error:
+        if error.errno not in IPV6_OFF:
+            raise
+    return open_socket("0.0.0.0", port)  # noqa: S104 - what the operator asks for
 
 
 def address_of(listening: socket.socket) -> str:
@@ -96,13 +104,17 @@ def raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def client_limits(most: int) -> tuple[int, int]:
+def open_files() -> int:
+    """Return how many files this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def client_limits(most: int, files: int) -> tuple[int, int]:
     """Return how many connections and how many TLS handshakes may be open: each at most `most`.
 
-    Connections take two thirds of the files that are left. The last third is for handshakes, which take two
-    files each, and for connections that are not closed yet.
+    Connections get two thirds of the files that other work does not need. The last third is for handshakes,
+    which need two files each, and for connections that are not closed yet.
     """
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return most, most
     left = max(files - OTHER_FILES, files // 2)

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from exporter.web.connections import TRANSITIONS, Connections, DeadlineAction, Event, State
 from exporter.web.handshake import ServerContext
-from exporter.web.listening import BACKLOG, client_limits
+from exporter.web.listening import BACKLOG, client_limits, open_files
 from exporter.web.tls_listener import Failed, HandshakeLimits, Handshakes, TlsListener
 
 UNSENT = 256 * 1024  # bytes of an answer that may wait without TLS: the page's own bytes, not copies
@@ -44,6 +44,7 @@ class Limits(NamedTuple):
     pipelined: int = 16  # requests that wait for the answer to an earlier one
     stall_seconds: float = 30.0  # without a byte of the answer taken
     connections: int = 2000  # or fewer, if the system allows fewer open files
+    pause_seconds: float = 1.0  # without accepting TLS clients, when the system is out of files
 
 
 LIMITS = Limits()
@@ -224,10 +225,10 @@ class Server(uvicorn.Server):
         self._limits = limits
         self._context = context
         self._handshake_failed = handshake_failed
-        connections, handshakes = client_limits(limits.connections)
+        connections, handshakes = client_limits(limits.connections, open_files())
         self._connections = Connections[Protocol](connections)
         self.handshakes = Handshakes(
-            HandshakeLimits(handshakes, limits.handshake_seconds, limits.stall_seconds)
+            HandshakeLimits(handshakes, limits.handshake_seconds, limits.stall_seconds, limits.pause_seconds)
         )
         self._sockets: list[socket.socket] = []
         self._generation = 0  # of the rules for client certificates

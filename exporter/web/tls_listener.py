@@ -13,18 +13,21 @@ from exporter.web.handshake import HandshakeError, HandshakeReason, ServerContex
 from exporter.web.listening import format_address
 
 ACCEPTED_AT_ONCE = 64  # connections per turn of the event loop
-PAUSE = 1.0  # seconds without accepting, when the system is out of files
 LINGER = 1.0  # seconds for the client to read why it is refused, before its connection is reset
 # Gets the reason, the client's address, and what OpenSSL says.
 Failed = Callable[[HandshakeReason, str, str], None]
 
 
 class HandshakeLimits(NamedTuple):
-    """How many handshakes may be open at once, how long each may take, and the end of a connection."""
+    """How many handshakes may be open at once, and how long each may take.
+
+    `shutdown_seconds` is for the end of a connection, `pause_seconds` for a system that is out of files.
+    """
 
     at_once: int
     seconds: float
     shutdown_seconds: float
+    pause_seconds: float
 
 
 class Handshakes:
@@ -36,8 +39,8 @@ class Handshakes:
         self.open: dict[socket.socket, asyncio.Task[None]] = {}
         self.given_up: set[socket.socket] = set()  # of these
 
-    def room(self) -> int:
-        """Return how many more may begin."""
+    def free(self) -> int:
+        """Return how many more handshakes may start."""
         return self.limits.at_once - len(self.open)
 
     def give_up(self) -> None:
@@ -49,7 +52,7 @@ class Handshakes:
                 second.shutdown(socket.SHUT_RDWR)
 
     def ended(self, second: socket.socket) -> None:
-        """Make room for another one."""
+        """Close the second descriptor; another handshake may start."""
         del self.open[second]
         self.given_up.discard(second)
         second.close()
@@ -91,10 +94,10 @@ class TlsListener:
         self._loop.add_reader(self._listening, self._accept)
 
     def _accept(self) -> None:
-        room = self._handshakes.room()
-        if room <= 0:
+        free = self._handshakes.free()
+        if free <= 0:
             self._handshakes.give_up()
-        for _ in range(min(room, ACCEPTED_AT_ONCE)):
+        for _ in range(min(free, ACCEPTED_AT_ONCE)):
             try:
                 connection, address = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -118,7 +121,7 @@ class TlsListener:
         """Accept nobody for a while: out of files, the socket stays readable, to be tried without end."""
         self._handshakes.give_up()
         self._loop.remove_reader(self._listening)
-        self.pause = self._loop.call_later(PAUSE, self._listen)
+        self.pause = self._loop.call_later(self._handshakes.limits.pause_seconds, self._listen)
 
     async def _serve(self, connection: socket.socket, second: socket.socket, peer: str) -> None:
         """Shake hands, and pass the connection on or say why not. The event loop closes `connection`."""

@@ -1,34 +1,31 @@
-"""What an answer may cost: no answer holds up the event loop for long or takes much memory."""
+"""What an answer may cost: no answer takes much memory, and large ones are decoded one at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import tracemalloc
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
+from bench.hostile import HOSTILE
 from exporter.api.client import ERROR_BYTES, THREAD_BYTES, Client, Request
 from exporter.api.errors import PollError
 from exporter.endpoint import Reason
 from tests.api.calls import ASK_TOP_USERS, ASK_USER_PAGE, USER_AGENT, answered, in_pieces, outcome
-from tests.api.hostile import HOSTILE
 from tests.api.raw_server import gzipped
 from tests.conftest import parsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MIB = 1 << 20
 LIMIT = parsed().api.max_response_bytes
 # The largest that are decoded by the event loop itself, read entry by entry, and read at all.
 MIB = 1 << 20
 SIZES = (THREAD_BYTES, MIB, LIMIT)
 AT_ONCE = 6  # sites
-MAX_GAP = 0.1  # seconds of CPU between two turns of the event loop: what a scrape may wait
 MAX_MEMORY = 100 * MIB  # above idle
 
 
@@ -37,33 +34,14 @@ def answering(answer: Callable[[], httpx.Response]) -> Client:
     return Client(parsed().api, USER_AGENT, httpx.MockTransport(lambda _: answer()))
 
 
-async def ticked(body: bytes, status: int) -> tuple[list[object], float]:
-    """Call for six sites at once with this answer; return the outcomes and the longest gap between ticks.
-
-    The gap is CPU time: it does not grow when other programs use the machine.
-    """
-    packed, longest = gzipped(body, 1), 0.0
-    client = answering(lambda: in_pieces(status, packed, content_encoding="gzip"))
-    calls = [
-        asyncio.create_task(outcome(client, (ASK_TOP_USERS, ASK_USER_PAGE)[number % 2]))
-        for number in range(AT_ONCE)
-    ]
-    before = time.process_time()
-    while not all(task.done() for task in calls):
-        await asyncio.sleep(0.001)
-        now = time.process_time()
-        longest, before = max(longest, now - before), now
-    return [task.result() for task in calls], longest
-
-
 @pytest.mark.parametrize(("status", "size"), [*((200, size) for size in SIZES), (500, ERROR_BYTES)])
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_no_answer_holds_up_scrapes(kind: str, status: int, size: int) -> None:
-    """Six sites at once get the same bad answer: the event loop turns all the time."""
-    outcomes, gap = asyncio.run(ticked(HOSTILE[kind](size), status))
+def test_a_bad_answer_is_an_answer_or_a_failed_poll(kind: str, status: int, size: int) -> None:
+    """Whatever a body holds, no other exception comes out. `bench.answers` measures how long it takes."""
+    packed = gzipped(HOSTILE[kind](size), 1)
+    result = answered(in_pieces(status, packed, content_encoding="gzip"), ASK_USER_PAGE)
 
-    assert status == 200 or all(isinstance(result, PollError) for result in outcomes)
-    assert gap < MAX_GAP
+    assert status == 200 or isinstance(result, PollError)
 
 
 @pytest.mark.parametrize("size", [MIB, LIMIT])

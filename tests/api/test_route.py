@@ -95,6 +95,16 @@ def test_an_entry_that_cannot_be_read_is_ignored_with_a_warning(entry: str) -> N
     assert repr(entry[:64]) in warning
 
 
+def test_a_password_in_an_entry_is_not_shown() -> None:
+    """A URL in place of a host can hold a password: the warning is without it."""
+    way = route(
+        "https://api.example.com", HTTPS_PROXY="http://proxy:3128", NO_PROXY="http://user:canary@host"
+    )
+    (warning,) = way.warnings
+
+    assert warning.startswith("NO_PROXY: the entry with an @ cannot be read")
+
+
 @given(
     st.text(max_size=40),
     st.sampled_from(["https://api.example.com", "https://[fd00::1]:8443", "https://10.1.2.3"]),

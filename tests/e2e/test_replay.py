@@ -41,10 +41,9 @@ QUARTER = 91 * DAY
 KNOWN = 7 * DAY  # when the exporter and Prometheus begin: the API has its week
 COUNTED = KNOWN + 14 * DAY  # from here on Prometheus has two weeks
 DROPS = 50
-TOLD, TOLD_OF_DRAWN = (
-    47,
-    46,
-)  # a drop each week: some lie a week or two after another, and are taken for rhythm
+# Of 50. The target is 48: a drop each week means that some lie a week or two after another, and the lowest
+# forecast takes these for the site's rhythm.
+TOLD, TOLD_OF_DRAWN = 47, 46
 SLOT = (YEAR - COUNTED) // DROPS  # hours: each drop has its own
 PER_HOUR = HOUR // STEP
 LOOKS = range(0, YEAR * PER_HOUR, 2)  # each 40 minutes: every row is looked at, once or twice

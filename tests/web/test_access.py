@@ -313,23 +313,29 @@ def test_a_web_config_that_is_none_is_told_once(tmp_path: Path, text: str) -> No
     assert all(problem.startswith("web.yml") for problem in refused["problems"])
 
 
-def test_a_reload_tells_the_problems_of_both_files(tmp_path: Path) -> None:
-    """With both files bad, the answer has the problems of both, each with its file."""
-    path = tmp_path / "web.yml"
-    path.write_text(USERS)
-    configs = [parsed()]  # for the start
+def rejected_after_the_start() -> Callable[[], Config]:
+    """Return what loads a config once, and then one with a problem."""
+    configs = [parsed()]
 
     def load() -> Config:
         if configs:
             return configs.pop()
         raise ConfigError([Problem("sites", "empty", 1, "config.yaml")])
 
+    return load
+
+
+def test_a_reload_tells_the_problems_of_both_files(tmp_path: Path) -> None:
+    """With both files bad, the answer has the problems of both, each with its file."""
+    path = tmp_path / "web.yml"
+    path.write_text(USERS)
+
     async def scene(app: App, _time: VirtualTime) -> None:
         path.write_text("nonsense: 1\n")
         told = [text.split(" (line")[0] for text in await app.reload()]
         assert ["config.yaml: sites", "web.yml: nonsense"] == told
 
-    running(path, scene, load)
+    running(path, scene, rejected_after_the_start())
 
 
 def test_switching_tls_names_the_file(pki: Path) -> None:
@@ -349,12 +355,6 @@ def test_a_refused_reload_delays_no_web_config(tmp_path: Path) -> None:
     """A web config that came with a bad config is taken by the watch: a renewed certificate must not wait."""
     path = tmp_path / "web.yml"
     path.write_text(USERS)
-    configs = [parsed()]  # for the start
-
-    def load() -> Config:
-        if configs:
-            return configs.pop()
-        raise ConfigError([Problem("sites", "empty", 1, "config.yaml")])
 
     async def scene(app: App, time: VirtualTime) -> None:
         path.write_text(USERS.replace(HASH, OTHER))
@@ -363,4 +363,4 @@ def test_a_refused_reload_delays_no_web_config(tmp_path: Path) -> None:
         await time.run(2)
         assert 200 == await status(app, "other")
 
-    running(path, scene, load)
+    running(path, scene, rejected_after_the_start())

@@ -18,7 +18,6 @@ import structlog
 import uvloop
 
 from exporter.app import App, Options
-from exporter.web import tls_listener
 from exporter.web.handshake import HandshakeFailures, HandshakeReason
 from exporter.web.listening import listen
 from exporter.web.server import Limits, Server
@@ -333,9 +332,8 @@ def test_handshakes_leave_no_file_open(pki: Path, loop: Any) -> None:
 
 
 @LOOPS
-def test_out_of_files_is_a_pause(pki: Path, loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_files_is_a_pause(pki: Path, loop: Any) -> None:
     """A connection for which the system has no file waits, and is served when there is one."""
-    monkeypatch.setattr(tls_listener, "PAUSE", 0.05)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def scene(address: Address, server: Server) -> str:
@@ -350,18 +348,17 @@ def test_out_of_files_is_a_pause(pki: Path, loop: Any, monkeypatch: pytest.Monke
             plain.settimeout(5)
             return await asyncio.to_thread(told_on, plain, client(pki))
 
-    said, failures = playing(loop, tls_of(pki), scene)
+    said, failures = playing(loop, tls_of(pki), scene, Limits(pause_seconds=0.05))
 
     assert ("HTTP/1.1 200 OK", []) == (said, failures)
 
 
 @LOOPS
-def test_a_last_file_is_a_pause_too(pki: Path, loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_last_file_is_a_pause_too(pki: Path, loop: Any) -> None:
     """With one file left, one connection is refused and counted; the others wait, and are served.
 
     The oldest handshakes make room.
     """
-    monkeypatch.setattr(tls_listener, "PAUSE", 0.3)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def scene(address: Address, server: Server) -> list[str]:
@@ -381,7 +378,7 @@ def test_a_last_file_is_a_pause_too(pki: Path, loop: Any, monkeypatch: pytest.Mo
             await open_handshakes(server, 0)
             return [await asyncio.to_thread(told_on, plain, client(pki)) for plain in waiting]
 
-    said, failures = playing(loop, tls_of(pki), scene)
+    said, failures = playing(loop, tls_of(pki), scene, Limits(pause_seconds=0.3))
 
     assert [False, True, True] == [answer == "HTTP/1.1 200 OK" for answer in said]
     assert [(HandshakeReason.OTHER, "Too many open files"), (HandshakeReason.TIMEOUT, "")] == [

@@ -6,7 +6,6 @@ import errno
 import os
 import resource
 import socket
-from typing import Any
 
 import pytest
 
@@ -14,9 +13,11 @@ from exporter.web.listening import (
     FLAG,
     OTHER_FILES,
     AddressError,
+    Opener,
     address_of,
     client_limits,
     listen,
+    open_listening,
     parse_address,
     raise_open_files,
 )
@@ -88,37 +89,29 @@ def test_without_a_host_every_address_is_served(host: str) -> None:
         assert address_of(listening).startswith("[::]:")
 
 
-def ipv6_refused(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """Let the system refuse to bind IPv6 addresses with this error."""
+def without_ipv6(code: int) -> Opener:
+    """Return what opens sockets on a system that refuses IPv6 addresses with this error."""
 
-    class Socket(socket.socket):
-        def bind(self, address: Any) -> None:
-            if self.family == socket.AF_INET6:
-                raise OSError(code, os.strerror(code))
-            super().bind(address)
+    def open_socket(host: str, port: int) -> socket.socket:
+        if ":" in host:
+            raise OSError(code, os.strerror(code))
+        return open_listening(host, port)
 
-    monkeypatch.setattr(socket, "socket", Socket)
+    return open_socket
 
 
-@pytest.mark.parametrize("off", ["no sockets", "no address"])
-def test_without_a_host_ipv4_is_served_where_ipv6_is_off(off: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where IPv6 is switched off, whether in the kernel or on all interfaces, `:PORT` is IPv4 alone."""
-    if off == "no sockets":
-        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
-    else:
-        ipv6_refused(monkeypatch, errno.EADDRNOTAVAIL)
-
-    (listening,) = listen([":0"])
+@pytest.mark.parametrize("code", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_without_a_host_ipv4_is_served_where_ipv6_is_off(code: int) -> None:
+    """Where IPv6 is off, in the kernel or on all interfaces, `:PORT` is IPv4 alone."""
+    (listening,) = listen([":0"], without_ipv6(code))
     with listening:
         assert address_of(listening).startswith("0.0.0.0:")
 
 
-def test_a_port_that_is_taken_is_not_half_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_is_taken_is_not_half_served() -> None:
     """IPv4 alone is for systems without IPv6: any other error of `:PORT` is an error."""
-    ipv6_refused(monkeypatch, errno.EADDRINUSE)
-
     with pytest.raises(AddressError, match="cannot listen on :0: Address already in use"):
-        listen([":0"])
+        listen([":0"], without_ipv6(errno.EADDRINUSE))
 
 
 @pytest.mark.parametrize(
@@ -132,10 +125,6 @@ def test_a_port_that_is_taken_is_not_half_served(monkeypatch: pytest.MonkeyPatch
         ((32, 8), 96),
     ],
 )
-def test_connections_are_what_the_system_allows(
-    expected: tuple[int, int], files: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connections_are_what_the_system_allows(expected: tuple[int, int], files: int) -> None:
     """Connections and handshakes share the files that other work leaves, up to what is asked for."""
-    monkeypatch.setattr(resource, "getrlimit", lambda _resource: (files, files))
-
-    assert expected == client_limits(2000)
+    assert expected == client_limits(2000, files)

@@ -42,5 +42,11 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
     "a list in each user": lambda size: filled(
         size, '{"success":true,"users":[', f'{{"name":"#",{USER},"x":[{"[]," * 500}0]}},', "]}"
     ),
+    "halves alone in a name": lambda size: filled(size, '{"success":true,"users":["', "\\ud800", '"]}'),
+    "pairs in nextPage": lambda size: filled(
+        size, '{"success":true,"users":[],"nextPage":"', "\\ud83d\\ude00", '"}'
+    ),
+    "halves in an error": lambda size: filled(size, '{"error":"', "\\ud800", '"}'),
+    "blanks": lambda size: b" " * (size - 2) + b"{}",
     "no JSON after all": lambda size: filled(size, '{"success":true,"users":[', "[],", ""),
 }
