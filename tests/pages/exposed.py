@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from exporter.api.errors import InvalidResponse
 from exporter.collectors.snapshot import Snapshot, Store
 from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.pages import Pages
@@ -15,11 +16,10 @@ from tests.conftest import parsed
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from exporter.api.errors import InvalidResponse
     from exporter.clock import Now
     from exporter.collectors.metric import Family
     from exporter.config import Site
-from exporter.endpoint import Endpoint, Reason
+    from exporter.endpoint import Endpoint, Reason
 
 
 def at(seconds: float) -> Now:
