@@ -13,6 +13,8 @@ HELM := v3.22.0
 PROMETHEUS3 := v0.316.0
 PROMETHEUS_MAINS := $(addprefix github.com/prometheus/prometheus/cmd/,prometheus promtool)
 QUICK := 'not e2e and not slow'
+# On two cores: tests wait for processes and sockets a third of the time.
+WORKERS := 3
 IMAGE_DEBIAN := buildah debootstrap bubblewrap
 BUILDER ?= docker
 LOCK := --universal --python-version 3.11 --generate-hashes --no-build --upgrade --quiet --custom-compile-command 'make lock'
@@ -46,10 +48,10 @@ demo: $(RUNTIME) ## the exporter on a simulated API, at http://127.0.0.1:12758/m
 	$(BIN)/cryptoloot-exporter demo
 
 test: $(STAMP) ## the quick tests, in a minute: rules of the code, the alert rules, one run over real sockets
-	$(BIN)/pytest -n 2 -m $(QUICK)
+	$(BIN)/pytest -n $(WORKERS) -m $(QUICK)
 
 cover: $(STAMP) ## the quick tests with coverage, branches included
-	$(BIN)/pytest -n 2 -m $(QUICK) --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/pytest -n $(WORKERS) -m $(QUICK) --cov --cov-report=term --cov-fail-under=95
 
 test-all: $(STAMP) ## all tests; PROMETHEUS=path/to/prometheus: with another one than Debian's, and the promtool beside it
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not alone' --hypothesis-profile=thorough
@@ -64,7 +66,7 @@ test-lowest: $(STAMP) ## the quick unit tests on the lowest versions that pyproj
 	$(BIN)/uv pip freeze --python $(LOWEST)/bin/python > $(LOWEST)/versions.txt
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/versions.txt --group dev $(PACKAGE)
 	@echo $(CURDIR) > $$($(LOWEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-checkout.pth
-	$(LOWEST)/bin/pytest -n 2 -m $(QUICK)
+	$(LOWEST)/bin/pytest -n $(WORKERS) -m $(QUICK)
 
 check: $(STAMP) ## lint, format, types, YAML, Dockerfile, Compose, workflows
 	$(BIN)/ruff check

@@ -22,6 +22,7 @@ from tests.conftest import REPOSITORY, required
 RUNBOOK = REPOSITORY / "docs" / "runbook.md"
 ALERTMANAGER = ALERTS / "alertmanager.example.yml"
 TESTS = sorted((ALERTS / "tests").glob("*.yml"))
+LONG = {"payout.test", "sites.test"}  # seconds of promtool
 ALERTING = [rule for rule in rules() if "alert" in rule]
 RECORDING = [rule for rule in rules() if "record" in rule]
 THRESHOLDS = [rule["record"] for rule in RECORDING if rule["record"].endswith(":threshold")]
@@ -60,7 +61,10 @@ def test_promtool_takes_the_rules() -> None:
     assert f"SUCCESS: {len(rules())} rules found" in said
 
 
-@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, id=file.stem, marks=[pytest.mark.slow] * (file.stem in LONG)) for file in TESTS],
+)
 def test_the_rules_do_what_their_tests_say(file: Any) -> None:
     """`promtool test rules` passes each file of tests."""
     assert "SUCCESS" in told(required("promtool"), "test", "rules", str(file))

@@ -32,6 +32,7 @@ MAX_ROWS = 10_000  # of a history: the reference has a week of hours, this is mo
 MAX_USERS = 8192  # of an answer: the reference allows no larger `count`
 COMMAS = 8  # for each entry, in a list that is read entry by entry: a user has three, and names may have some
 MAX_ODD_BYTES = 64 * 1024  # of a string whose half surrogate pairs are kept: no URL can ask for a longer name
+MAX_HALVES = 2 * MAX_USERS  # escaped half surrogate pairs that are kept: each costs a microsecond
 EXPLAINED_BYTES = 8 * 1024  # a larger body that is no JSON is not read again to say where and why
 
 # The bounds reject what JSON strings can contain ("nan", "Infinity"), and keep sums finite.
@@ -167,9 +168,24 @@ _user, _users = Decoder(User, strict=False), Decoder(list[User], strict=False)
 _odd_user = Decoder(_OddUser, strict=False)
 _raws: Decoder[list[Raw]] = Decoder(list[Raw])
 _page_name: Decoder[str | None] = Decoder(str | None)
+_word: Decoder[str] = Decoder(str)
+_TYPES = {  # what msgspec calls them
+    "float": "a number",
+    "int": "a number",
+    "str": "a string",
+    "bool": "true or false",
+    "object": "an object",
+    "array": "an array",
+    "null": "null",
+}
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-# A surrogate pair, half of one, or any other escape. The alternatives are tried in this order.
-_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL)
+# An escaped half of a surrogate pair, or a run of anything else: characters, other escapes, whole pairs.
+# Runs are bounded, since other threads have no turn while one is searched.
+_PARTS = re.compile(
+    rb"\\u([dD][89abAB][0-9a-fA-F]{2})(?!\\u[dD][c-fC-F])|\\u([dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?:[^\\]|\\[^u]|\\u(?![dD][89a-fA-F])|\\u[dD][89abAB]..\\u[dD][c-fC-F]..){1,65536}+",
+    re.DOTALL,
+)
 
 
 def _open(body: bytes) -> tuple[bytes, _Parts]:
@@ -191,6 +207,8 @@ def _json_text(body: bytes) -> bytes:
     """Return a body that is JSON as text that msgspec reads, half surrogate pairs included."""
     fault = ""
     text = body.removeprefix(BOM_UTF8)
+    if not text.strip():
+        raise InvalidJson("the answer is empty")
     try:
         text.decode()  # msgspec accepts bad UTF-8 in what it skips
         if b"\\ud" in text or b"\\uD" in text:
@@ -207,12 +225,18 @@ def _json_text(body: bytes) -> bytes:
 
 
 def _unescape_halves(text: bytes) -> bytes:
-    """Return JSON with each escaped half of a surrogate pair as the bytes that UTF-8 would have for it."""
-    unescaped, end = bytearray(), 0
-    for escape in _ESCAPE.finditer(text):
-        if escape[1]:
-            unescaped += text[end : escape.start()] + chr(int(escape[1], 16)).encode("utf-8", "surrogatepass")
-            end = escape.end()
+    """Return JSON with each escaped half of a surrogate pair as the bytes that UTF-8 would have for it.
+
+    After the first MAX_HALVES, halves are replaced by U+FFFD.
+    """
+    unescaped, end, count = bytearray(), 0, 0
+    for part in _PARTS.finditer(text):
+        if half := part[1] or part[2]:
+            count += 1
+            unescaped += text[end : part.start()]
+            kept = count <= MAX_HALVES
+            unescaped += chr(int(half, 16)).encode("utf-8", "surrogatepass") if kept else b"\xef\xbf\xbd"
+            end = part.end()
     return bytes(unescaped + text[end:])
 
 
@@ -224,8 +248,9 @@ def _string(raw: Raw) -> str | None:
     text = bytes(raw)
     if text[:1] != b'"':
         return None
-    halves = "surrogatepass" if len(text) <= MAX_ODD_BYTES else "replace"
-    return str(json.loads(text.decode("utf-8", halves)))
+    if len(text) > MAX_ODD_BYTES:
+        return _word.decode(text.decode("utf-8", "replace").encode())
+    return str(json.loads(text.decode("utf-8", "surrogatepass")))
 
 
 def _explain(text: bytes, error: Exception) -> str:
@@ -316,4 +341,6 @@ def _fault(path: str, error: Exception) -> str:
     if not isinstance(error, msgspec.ValidationError):  # half a surrogate pair in a text
         return f"{path}: not Unicode text"
     message, _, place = str(error).partition(" - at `$")
+    for word, meaning in _TYPES.items():
+        message = message.replace(f"`{word}`", meaning)
     return f"{path}{place.rstrip('`')}: {message[:1].lower()}{message[1:]}"

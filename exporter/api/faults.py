@@ -26,6 +26,7 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILU
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}  # of OpenSSL's codes for a certificate that is refused
 # How httpcore and h11 call a connection that ended, and an answer that is something else than HTTP. Only how
 # a text begins counts: the rest may be the server's.
+_NO_ANSWER = "Server disconnected without sending a response"
 _ENDED = ("Server disconnected", "peer closed connection", "peer unexpectedly closed connection")
 _NO_HTTP = ("illegal status line", "illegal request line")
 _UNFINISHED = re.compile(r"\.(connect_tcp|start_tls)\.(started|failed)")
@@ -93,7 +94,9 @@ def unreached(error: Exception, route: Route, timeout: float, events: Sequence[s
             return TlsFailed(_tls_fault(cause, peer))
     if isinstance(error, httpx.ProxyError):
         return ConnectFailed(_tunnel_fault(error, route))
-    return ConnectFailed(_connection_fault(error, causes, peer, events))
+    if isinstance(error, httpx.ConnectError):
+        return ConnectFailed(_no_connection(causes, peer, events))
+    return ConnectFailed(_broken_answer(error, peer, route))
 
 
 def _peer(route: Route, events: Sequence[str]) -> _Peer:
@@ -118,14 +121,14 @@ def _host(name: str) -> str:
 
 def _tls_fault(cause: ssl.SSLError, peer: _Peer) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
-        fault = f"the certificate of {peer.name} is refused: {cause.verify_message.rstrip('.')}"
+        fault = f"the certificate of {peer.path} is refused: {cause.verify_message.rstrip('.')}"
         unknown = getattr(cause, "verify_code", 0) in _UNKNOWN_ISSUER  # only OpenSSL's own errors have it
         return f"{fault}: name its authority in {peer.ca_setting}" if unknown else fault
     if isinstance(cause, ssl.SSLEOFError):
-        return f"{peer.name} broke off the TLS handshake: correct the port or https:// in {peer.setting}"
+        return f"{peer.path} broke off the TLS handshake: correct the port or https:// in {peer.setting}"
     if cause.reason in _NO_TLS:
-        return f"{peer.name} does not speak TLS: correct the port or https:// in {peer.setting}"
-    return f"the TLS handshake with {peer.name} failed: {cause.reason}"
+        return f"{peer.path} does not speak TLS: correct the port or https:// in {peer.setting}"
+    return f"the TLS handshake with {peer.path} failed: {cause.reason}"
 
 
 def _tunnel_fault(error: httpx.ProxyError, route: Route) -> str:
@@ -139,22 +142,28 @@ def _tunnel_fault(error: httpx.ProxyError, route: Route) -> str:
     return f"{refusal}: {advice}" if advice else refusal
 
 
-def _connection_fault(
-    error: Exception, causes: Sequence[BaseException], peer: _Peer, events: Sequence[str]
-) -> str:
-    if not isinstance(error, httpx.ConnectError):
-        broken = isinstance(error, httpx.RemoteProtocolError)
-        if broken and str(error).startswith(_NO_HTTP):
-            return f"{peer.name} does not answer in HTTP: correct the port or http(s):// in {peer.setting}"
-        if broken and not str(error).startswith(_ENDED):
-            return f"the answer of {peer.path} is not valid HTTP"
-        return f"the connection to {peer.path} broke within the answer"
+def _no_connection(causes: Sequence[BaseException], peer: _Peer, events: Sequence[str]) -> str:
     if _unfinished(events) == "start_tls":
-        return f"{peer.name} broke off the TLS handshake: correct the port or https:// in {peer.setting}"
+        return f"{peer.path} broke off the TLS handshake: correct the port or https:// in {peer.setting}"
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return f"{peer.name} refused the connection"
     reasons = (os.strerror(cause.errno) for cause in causes if isinstance(cause, OSError) and cause.errno)
     return ": ".join([f"no connection to {peer.name} could be made", *list(reasons)[:1]])
+
+
+def _broken_answer(error: Exception, peer: _Peer, route: Route) -> str:
+    """Say how an answer broke off, or that it is no HTTP."""
+    broken, text = isinstance(error, httpx.RemoteProtocolError), str(error)
+    if broken and text.startswith(_NO_HTTP):
+        by_proxy = route.proxy is not None and not route.tls  # it is no tunnel, so the answer is the proxy's
+        name = f"the proxy {route.proxy_name}" if by_proxy else peer.path
+        setting = route.proxy_setting if by_proxy else peer.setting
+        return f"{name} does not answer in HTTP: correct the port or http(s):// in {setting}"
+    if broken and text.startswith(_NO_ANSWER):
+        return f"{peer.path} closed the connection without an answer"
+    if broken and not text.startswith(_ENDED):
+        return f"the answer of {peer.path} is not valid HTTP"
+    return f"the connection to {peer.path} broke within the answer"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -204,12 +213,14 @@ def bad_status(answer: Answer) -> BadStatus:
 
 
 def _redirect_target(answer: Answer) -> str:
-    """Name where a redirect points to, as far as that is a host that may be shown."""
+    """Name where a redirect points to: another path, or a host if it may be shown."""
     try:
         parts = urlsplit(answer.location)
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return ""
+    if answer.location and not (parts.scheme or parts.netloc):
+        return f" to another path of the same host (correct {answer.route.setting})"
     if not parts.netloc or not _HOST.fullmatch(host) or _is_hidden(host, answer):
         return ""
     scheme = f"{parts.scheme}://" if parts.scheme in {"http", "https"} else ""

@@ -73,7 +73,7 @@ def route_to(api: Api, environ: Mapping[str, str]) -> Route:
     proxy, name = _proxy(environ[variable].strip())
     if proxy is None:
         advice = "write http://HOST:PORT or https://HOST:PORT, or set api.proxy: none"
-        message = f"no HTTP client can be made: {variable} names no HTTP proxy: {advice}"
+        message = f"{variable} names no HTTP proxy (SOCKS is not supported): {advice}"
         raise ConfigError([Problem("api.proxy", message)])
     return replace(direct, proxy=proxy, proxy_name=name, proxy_setting=variable)
 
@@ -93,13 +93,20 @@ def is_excluded(entry: str, url: SplitResult) -> bool:
     if name == "*":
         return applies
     try:
-        network = ipaddress.ip_network(name.replace("[", "").replace("]", ""), strict=False)
+        network = _network(name.replace("[", "").replace("]", ""))
     except ValueError:
         return _is_in_domain(host, re.sub(r"^\*(?=\.)", "", name).rstrip(".")) and applies
     try:
-        return ipaddress.ip_address(host) in network and applies
-    except ValueError:  # a host name is in no range: nobody looks it up for this
+        return _network(host).subnet_of(network) and applies  # type: ignore[arg-type]
+    except (ValueError, TypeError):  # a host name is in no range, and IPv4 in none of IPv6
         return False
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Return an address or a range; IPv4 that is written as IPv6 (`::ffff:127.0.0.1`) is IPv4."""
+    network = ipaddress.ip_network(text, strict=False)
+    address, length = getattr(network.network_address, "ipv4_mapped", None), network.prefixlen
+    return ipaddress.ip_network((address, length - 96)) if address and length >= 96 else network  # noqa: PLR2004
 
 
 def _is_in_domain(host: str, name: str) -> bool:

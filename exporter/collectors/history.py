@@ -157,14 +157,18 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
     ) -> Step[HistoryState]:
         """Keep the rows in order, and find out what `hashes` means; warn once when nothing fits.
 
-        Raises InvalidResponse if all rows are in the future.
+        Raises InvalidResponse if more rows are in the future, or unreadable, than not, and if all are older
+        than the API remembers.
         """
         rows, future = history_rows.tidy(answer.entries, now.wall)
-        fault = answer.fault
+        fault, count = answer.fault, len(answer.entries)
         if future:
-            fault = f"$.history: {future} of {len(answer.entries)} rows begin in the future: {_clock(now)}"
-        if future and not rows:
+            fault = f"$.history: {future} of {count} rows begin in the future: {_clock(now)}"
+        if future and future + answer.rejected > count - future:
             raise InvalidResponse(fault)
+        if rows and rows[-1].synctime < now.wall - history_rows.OLDEST:
+            newest = f"$.history: the newest row is of {_time(rows[-1].synctime)}"
+            raise InvalidResponse(f"{newest}, and the API's history is of the last 7 days: {_clock(now)}")
         settled = rows[: history_rows.settled_count(rows, now.wall)]
         meaning = history_rows.find_meaning(settled, state.meaning)
         kept = rows or state.rows
@@ -238,11 +242,15 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
 
 def _clock(now: Now) -> str:
     """Say what this machine's clock says, which a reader compares with the time that it is."""
-    try:
-        time = f"{datetime.fromtimestamp(now.wall, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    except (ValueError, OverflowError, OSError):
-        time = f"{now.wall:g} s"
+    time = _time(now.wall)
     return f"this machine's clock says {time}; if that is wrong, set the clock, else the API's is wrong"
+
+
+def _time(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:g} s"
 
 
 def _expectation_families(site: Site, view: HistoryView) -> Iterator[Family]:

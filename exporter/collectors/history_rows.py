@@ -17,6 +17,7 @@ DAY = 24 * HOUR
 WEEK_ROWS = 7 * 24  # one for each hour: what the API remembers
 SETTLED_AFTER = HOUR + 15 * 60  # an hour's row may still be corrected a little after the hour has ended
 FUTURE = HOUR  # clocks differ; a row that starts later than this is no clock difference
+OLDEST = 8 * DAY  # the API's history is of 7 days: rows that all begin before this have another unit or clock
 MIN_BASELINE_SAMPLES = 3  # the median of two is an average: one odd day would move it
 
 

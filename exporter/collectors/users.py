@@ -134,7 +134,12 @@ class UsersCollector(Collector[UsersState, UsersView]):
         if endpoint == TOP_USERS:
             poll = site.polls.top_users
             parameters = {"count": str(poll.count), "order": poll.order}
-            return await ask(Request(TOP_USERS, decode_top_users, parameters))
+            top = await ask(Request(TOP_USERS, decode_top_users, parameters))
+            if len(top.entries) <= poll.count:
+                return top
+            rejected = top.rejected + len(top.entries) - poll.count
+            fault = top.fault or f"$.users: more users than the {poll.count} that were asked for"
+            return replace(top, entries=top.entries[: poll.count], rejected=rejected, fault=fault)
         users, refused = [], []
         for place, name in enumerate(site.watch_users):
             request = Request(BALANCES, decode_balance, {"name": name}, (MissingInput, UnknownUser))

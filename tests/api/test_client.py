@@ -328,7 +328,7 @@ def test_an_environment_that_cannot_be_used_is_told(variable: str, monkeypatch: 
     """A missing certificate file or an odd proxy is an error that names the variable, not a crash."""
     monkeypatch.setenv(variable, "ftp://canary@nowhere")
 
-    with pytest.raises(ConfigError, match=rf"^api(\.proxy)?: no HTTP client .*{variable}") as error:
+    with pytest.raises(ConfigError, match=rf"^api(\.proxy)?: .*{variable}") as error:
         Client(parsed("https://api.invalid", api={"proxy": "environment"}).api, "test")
     assert "canary" not in repr(error.value)
     assert error.value.__context__ is None
@@ -377,7 +377,7 @@ TUNNEL = b"HTTP/1.1 200 OK\r\n\r\n"
         (f"{REFUSED} 407: {CREDENTIALS} HTTPS_PROXY", TUNNELLED, reply(HTML, 407)),
         (f"{REFUSED} 403: allow this host at the proxy, or name it in NO_PROXY", TUNNELLED, reply(b"", 403)),
         (f"{REFUSED} 502: the proxy does not reach this host", TUNNELLED, reply(b"", 502)),
-        ("the connection to the proxy {proxy} broke", TUNNELLED, Reply((b"",))),
+        ("the proxy {proxy} closed the connection without an answer", TUNNELLED, Reply((b"",))),
         ("no whole answer from the proxy {proxy} within", TUNNELLED, Reply((), "hang")),
         (
             "the proxy {proxy} does not answer in HTTP: correct the port",
@@ -385,7 +385,7 @@ TUNNEL = b"HTTP/1.1 200 OK\r\n\r\n"
             Reply((b"\x15\x03\x03\r\n",)),
         ),
         # Once there is a tunnel, the failure is the server's.
-        ("api.invalid:443 does not speak TLS", TUNNELLED, Reply((TUNNEL, HTML))),
+        ("api.invalid:443 through the proxy {proxy} does not speak TLS", TUNNELLED, Reply((TUNNEL, HTML))),
         (
             f"HTTP status 407 through the proxy {{proxy}}: {CREDENTIALS} HTTP_PROXY",
             FORWARDED,
@@ -397,7 +397,21 @@ TUNNEL = b"HTTP/1.1 200 OK\r\n\r\n"
             FORWARDED,
             Reply((), "hang"),
         ),
-        ("the connection to api.invalid:80 through the proxy {proxy} broke", FORWARDED, Reply((b"",))),
+        (
+            "api.invalid:80 through the proxy {proxy} closed the connection without an",
+            FORWARDED,
+            Reply((b"",)),
+        ),
+        (
+            "the proxy {proxy} does not answer in HTTP: correct the port or http(s):// in HTTP_PROXY",
+            FORWARDED,
+            Reply((b"\x15\x03\x03\r\n",)),
+        ),
+        (
+            "api.invalid:443 through the proxy {proxy} broke off the TLS handshake",
+            TUNNELLED,
+            Reply((TUNNEL,)),
+        ),
     ],
 )
 def test_a_fault_of_the_proxy_names_the_proxy(expected: str, url: str, answer: Reply) -> None:

@@ -244,7 +244,12 @@ PAGE = b"\n<!DOCTYPE html>\n<html><h1>Sorry</h1></html>"
         ),
         ("HTTP status 301 to https://[::1]:8443 (if the", 301, b"", {"location": "https://[::1]:8443/"}),
         ("HTTP status 308 to example.com (if the", 308, b"", {"location": "//example.com"}),
-        ("HTTP status 302; redirects are not followed", 302, b"", {"location": "/elsewhere"}),
+        (
+            "HTTP status 302 to another path of the same host (correct api.url); redirects",
+            302,
+            b"",
+            {"location": "/elsewhere"},
+        ),
     ],
 )
 def test_a_refusal_says_who_answers_and_what_to_correct(

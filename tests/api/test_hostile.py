@@ -44,7 +44,7 @@ def test_a_bad_answer_is_an_answer_or_a_failed_poll(kind: str, status: int, size
     assert status == 200 or isinstance(result, PollError)
 
 
-@pytest.mark.parametrize("size", [MIB, LIMIT])
+@pytest.mark.parametrize("size", [MIB, pytest.param(LIMIT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_no_answer_takes_much_memory(kind: str, size: int) -> None:
     """The most that six answers at once take, bodies included, is below 100 MiB."""

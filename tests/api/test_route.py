@@ -43,6 +43,9 @@ def route(url: str, **environ: str) -> Route:
         ("xn--bcher-kva.example", "bücher.example"),
         ("api.example.com", "https://example.com"),
         ("api.example.com", "*"),
+        ("127.0.0.1", "::ffff:127.0.0.1"),
+        ("[::ffff:127.0.0.1]", "127.0.0.0/8"),
+        ("[::ffff:10.1.2.3]", "::ffff:10.0.0.0/104"),
         # What OpenShift and kubeadm write.
         ("api.svc", ".cluster.local,.svc,10.128.0.0/14,fd02::/112,127.0.0.1,[::1],localhost"),
         ("[fd02::5]", ".cluster.local,.svc,10.128.0.0/14,fd02::/112,127.0.0.1,[::1],localhost"),
@@ -61,6 +64,7 @@ def test_no_proxy_is_read_as_go_and_curl_read_it(host: str, entries: str) -> Non
         ("[::2]", "[::1]"),
         ("[fe00::7]", "fd00::/8"),
         ("11.0.0.1", "10.0.0.0/8"),
+        ("11.0.0.1", "::ffff:10.0.0.0/104,fd00::/8"),
         ("10.96.0.9", "10.96.0.9:8080"),
         ("example.com", ".example.com,*.example.com"),
         ("badexample.com", "example.com"),
@@ -165,9 +169,7 @@ def test_a_proxy_that_cannot_be_used_is_told(value: str) -> None:
     with pytest.raises(ConfigError) as caught:
         route("https://api.example.com", HTTPS_PROXY=value)
 
-    assert str(caught.value).startswith(
-        "api.proxy: no HTTP client can be made: HTTPS_PROXY names no HTTP proxy"
-    )
+    assert str(caught.value).startswith("api.proxy: HTTPS_PROXY names no HTTP proxy")
     assert "canary" not in repr(caught.value)
     assert caught.value.__context__ is None
 
@@ -188,7 +190,7 @@ def test_any_proxy_is_used_or_told(value: str, scheme: str) -> None:
     if isinstance(found, Route):
         assert bool(text.strip()) == bool(found.proxy) == bool(found.proxy_name)
     else:
-        assert str(found).startswith("api.proxy: no HTTP client can be made: HTTPS_PROXY names")
+        assert str(found).startswith("api.proxy: HTTPS_PROXY names")
         assert found.__context__ is None
 
 

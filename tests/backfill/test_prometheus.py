@@ -134,7 +134,7 @@ def test_an_answer_that_is_none_is_told(answer: Any, status: int) -> None:
             "https://no-such-host.invalid",
         ),
         ("127.0.0.1:{port} does not speak TLS: correct the port or https:// in", "https://127.0.0.1:{port}"),
-        ("the connection to 127.0.0.1:{port} broke", "http://127.0.0.1:{port}"),
+        ("127.0.0.1:{port} closed the connection without an answer", "http://127.0.0.1:{port}"),
     ],
 )
 def test_a_prometheus_that_is_not_reached_is_told(expected: str, url: str) -> None:

@@ -96,6 +96,21 @@ def test_only_rows_of_the_future_are_a_failure(before: Snapshot) -> None:
     )
 
 
+def test_more_rows_of_the_future_than_others_are_a_failure() -> None:
+    """What remains of a week is not shown as the week."""
+    with pytest.raises(InvalidResponse, match=r"3 of 5 rows begin in the future"):
+        step(SITE, HISTORY, Snapshot(), Entries(rows(5, newest=LAST_HOUR + 4 * HOUR)))
+
+
+@pytest.mark.parametrize(
+    "newest", [0, LAST_HOUR // 3600, LAST_HOUR - 300 * 24 * HOUR, LAST_HOUR - 193 * HOUR]
+)
+def test_only_rows_from_before_the_week_are_a_failure(newest: float) -> None:
+    """The API has the last 7 days: a newest row of 8 days ago has another unit, or comes by another clock."""
+    with pytest.raises(InvalidResponse, match=r"newest row is of \d{4}-.*7 days: this machine's clock says"):
+        step(SITE, HISTORY, Snapshot(), Entries(rows(5, newest=newest)))
+
+
 @pytest.mark.parametrize("wall", [-1e300, -1e15])
 def test_no_clock_is_too_odd_to_be_told(wall: float) -> None:
     """A time that no calendar has is told in seconds."""

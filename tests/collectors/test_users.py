@@ -65,6 +65,15 @@ def state(snapshot: Snapshot) -> UsersState:
 # ------------------------------------------------------------------------------------------------------ polls
 
 
+def test_more_top_users_than_asked_for_are_rejected() -> None:
+    """The first ones stay, as many as the config says; the others are counted and told."""
+    site = a_site(poll={"top_users": {"count": 2}})
+    answer, _ = answer_of(site, TOP_USERS, lambda _: Entries(tuple(User(name, 1, 0, 1) for name in "abc")))
+
+    assert (("a", "b"), 1) == (tuple(user.name for user in answer.entries), answer.rejected)
+    assert "$.users: more users than the 2 that were asked for" == answer.fault
+
+
 def test_top_users_are_one_request() -> None:
     """As many as the config says, in its order."""
     site = a_site(poll={"top_users": {"count": 7, "order": "balance"}})

@@ -315,7 +315,7 @@ def test_rejected_entries_are_said_once() -> None:
         "site": "demo",
         "endpoint": "/user/top",
         "entries": 1,
-        "detail": "$.users[1].total: expected `float`, got `null`",
+        "detail": "$.users[1].total: expected a number, got null",
     }
     assert [warning] * 2 == [entry for entry in logs if entry["event"] == "entries_rejected"]
     assert rig.record(TOP_USERS).rejected >= 4
