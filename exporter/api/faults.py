@@ -94,9 +94,9 @@ def unreached(error: Exception, route: Route, timeout: float, events: Sequence[s
             return TlsFailed(_tls_fault(cause, peer))
     if isinstance(error, httpx.ProxyError):
         return ConnectFailed(_tunnel_fault(error, route))
-    if isinstance(error, httpx.ConnectError):
-        return ConnectFailed(_no_connection(causes, peer, events))
-    return ConnectFailed(_broken_answer(error, peer, route))
+    no_connection = isinstance(error, httpx.ConnectError)
+    fault = _no_connection(causes, peer, events) if no_connection else _broken_answer(error, peer, route)
+    return ConnectFailed(fault)
 
 
 def _peer(route: Route, events: Sequence[str]) -> _Peer:
