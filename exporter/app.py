@@ -284,7 +284,8 @@ class App:
 
     def _log_listening(self, addresses: list[str], config: Config) -> None:
         """Log the addresses, and warn of a web config's notes and of user names that anybody can read."""
-        access, warnings = self._access, [*self._access.config.notes]
+        access = self._access
+        warnings: list[object] = [*access.config.notes]
         for address in addresses:
             logger.info("listening", address=address, scheme=access.scheme, guarded=access.restricted)
         local = all(address.startswith(("127.", "[::1]")) for address in addresses)
@@ -315,13 +316,13 @@ class App:
         )
 
 
-def _warn(problems: Sequence[str]) -> None:
+def _warn(problems: Sequence[object]) -> None:
     """Log warnings of the config."""
     for problem in capped(problems):
         logger.warning("config_warning", problem=problem)
 
 
-def check_files(load: Callable[[], Config], web_config: Path | None) -> tuple[Config, tuple[str, ...]]:
+def check_files(load: Callable[[], Config], web_config: Path | None) -> tuple[Config, tuple[object, ...]]:
     """Read the config, the environment and the web config as `run` would; return the config and all warnings.
 
     Raises ConfigError with the problems of both files.

@@ -23,7 +23,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 from urllib.parse import urlsplit
 
 import structlog
@@ -33,7 +33,7 @@ from exporter import __version__, config, log
 from exporter.app import REAL_CLOCK, App, Options, check_files, check_online
 from exporter.backfill.command import UsageError, write_backfill
 from exporter.config import ConfigError
-from exporter.config.problems import capped
+from exporter.config.problems import capped, counted
 from exporter.config.sections import POLL_CLASSES
 from exporter.config.sharding import ALL_SITES, Share
 from exporter.web.listening import AddressError, address_of, listen, raise_open_files
@@ -65,9 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISUSED
     except KeyboardInterrupt:
         return FINE
-    except BrokenPipeError:  # `check | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
+    except OSError as error:  # of a print: every other one has become a sentence
+        _discard(sys.stdout)
+        if isinstance(error, BrokenPipeError):  # `check | head`: the reader has seen enough
+            return FINE
+        _tell(f"the output cannot be written: {error.strerror}")
+        return FAILED
     except Exception:  # noqa: BLE001 - every exception is logged without secrets
         # Python would print the traceback as it is, and an exception's text may hold a URL and so a secret.
         structlog.get_logger().critical("crashed", exc_info=True)
@@ -87,7 +90,7 @@ def _config_problems(error: ConfigError) -> str:
     lines = []
     for source, group in itertools.groupby(error.problems, lambda problem: problem.source):
         first, *others = problems = list(group)
-        head = f"{source}: {len(problems)} problem{'s' if others else ''}"
+        head = f"{source}: {counted(problems)} problem{'s' if others else ''}"
         if source and (first.path or others):
             lines.append("\n  ".join([head, *capped([problem.text for problem in problems])]))
         else:  # the whole source is the problem, or there is no source
@@ -96,7 +99,15 @@ def _config_problems(error: ConfigError) -> str:
 
 
 def _tell(text: str, end: str = "\n") -> None:
-    print(text, end=end, file=sys.stderr)
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except OSError:  # a full disk changes no exit code
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what a stream still has to /dev/null: Python would try to write it once more at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # --------------------------------------------------------------------------------------------------- commands
@@ -258,8 +269,9 @@ def _run_until_stopped(work: Coroutine[None, None, None]) -> NoReturn:
     gc.freeze()  # modules stay in memory: examining them again takes 40 ms, in which no scrape is answered
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # of a full disk: the work was done
+                stream.flush()
         os._exit(FINE)
 
 

@@ -155,7 +155,7 @@ def test_check_prints_what_a_config_means(
     out, err = capsys.readouterr()
     assert [] == [text for text in ("timeout: 7s", "1m30s", "SHOP_SECRET", "blog") if text not in out]
     assert "canary" not in out + err
-    assert err.startswith("warning: sites[1].secret: ")
+    assert err.startswith("warning: config.yaml: sites[1].secret (line 5): ")
     assert 1 == err.count("\n")
 
 
@@ -512,6 +512,15 @@ def test_a_thousand_sites_with_one_mistake_each_are_counted(tmp_path: Path, caps
     assert ("config.yaml: 1000 problems", "  and 950 more") == (head, last)
     assert "  sites[49].polls (line 51): unknown key; did you mean poll?" == problems[49]
     assert 50 == len(problems)
+
+
+def test_reading_ends_at_ten_thousand_problems(tmp_path: Path, capsys: Captured) -> None:
+    """Nobody knows how many there are then."""
+    (tmp_path / "config.yaml").write_text("sites:\n" + "- {name: [], secret: canary, a: 1}\n" * 5_000)
+
+    assert 2 == main(["check"])
+    head, *_, last = capsys.readouterr().err.splitlines()
+    assert ("config.yaml: at least 10000 problems", "  and at least 9950 more") == (head, last)
 
 
 def test_warnings_are_counted_by_the_same_rule(tmp_path: Path, capsys: Captured) -> None:

@@ -7,7 +7,7 @@ text, and values of unknown keys. The path and the line identify the value.
 import math
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -82,7 +82,7 @@ class Problems:
         self.aliases = aliases
         self.lines: dict[str, int] = {}
         self.reported: list[Problem] = []
-        self.warnings: list[str] = []
+        self.warnings: list[Problem] = []
         self._faulty_paths: set[str] = set()
 
     def add(self, path: str, message: str, line: int | None = None) -> None:
@@ -90,22 +90,38 @@ class Problems:
 
         Raises ConfigError if it is one too many.
         """
-        name = self.aliases.get(path, path)
-        while path:
-            self._faulty_paths.add(path)
-            line = line or self.lines.get(path)
-            path = path[: max(path.rfind("."), path.rfind("["), 0)]
-        self.reported.append(Problem(name, message, line, self.source))
+        self._faulty_paths.update(_path_and_above(path))
+        self.reported.append(self._problem(path, message, line))
         if len(self.reported) >= COUNTED:
             raise ConfigError(self.reported)
 
     def warn(self, path: str, message: str) -> None:
         """Report what is allowed but unwise, or has another effect than it seems."""
-        self.warnings.append(f"{self.aliases.get(path, path)}: {message}")
+        self.warnings.append(self._problem(path, message))
+
+    def clear(self) -> None:
+        """Forget all problems: the document is read again."""
+        self.reported.clear()
+        self._faulty_paths.clear()
+
+    def _problem(self, path: str, message: str, line: int | None = None) -> Problem:
+        lines = [line, *map(self.lines.get, _path_and_above(path))]
+        return Problem(self.aliases.get(path, path), message, next(filter(None, lines), None), self.source)
 
     def has(self, path: str) -> bool:
         """Whether a problem was reported at the path or beneath it."""
         return path in self._faulty_paths
+
+
+def _path_and_above(path: str) -> Iterator[str]:
+    while path:
+        yield path
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+
+
+def counted(problems: Sequence[object]) -> str:
+    """Return how many problems there are; reading has ended at 10,000."""
+    return f"at least {COUNTED}" if len(problems) >= COUNTED else str(len(problems))
 
 
 def capped(problems: Sequence[object]) -> list[str]:
@@ -115,7 +131,8 @@ def capped(problems: Sequence[object]) -> list[str]:
     delays scrapes.
     """
     texts, more = [str(problem) for problem in problems[:SHOWN]], len(problems) - SHOWN
-    return [*texts, f"and {more} more"] if more > 0 else texts
+    at_least = "at least " if len(problems) >= COUNTED else ""
+    return [*texts, f"and {at_least}{more} more"] if more > 0 else texts
 
 
 def together(*loads: Callable[[], Any]) -> list[Any]:
@@ -134,6 +151,8 @@ def together(*loads: Callable[[], Any]) -> list[Any]:
 
 def bug(error: Exception) -> str:
     """Name an exception that no file should raise, and its place; not its text, which may hold a secret."""
+    if isinstance(error, MemoryError):
+        return "cannot be loaded: the system is out of memory"
     *_, frame = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frame.filename).name}:{frame.lineno}"
     return f"cannot be loaded: {type(error).__name__} at {place}. This is a bug of the exporter: report it"

@@ -58,14 +58,14 @@ def load_yaml(data: bytes, problems: Problems) -> object:
             if len(text) > EXPLAINED:
                 raise
         # PyYAML's own parser is slow, but it takes `{key:}`, and explains better what it does not take.
-        problems.reported.clear()
+        problems.clear()
         return parse(yaml.SafeLoader, text, problems)
     except Refused as error:
         message, line = str(error), error.line
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message, line = f"not valid YAML: {_without_quotes(error)}", mark.line + 1 if mark else None
-    problems.reported.clear()
+    problems.clear()
     problems.add("", message, line)
     return UNSET
 

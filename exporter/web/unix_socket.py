@@ -12,6 +12,7 @@ from exporter.web.listening import AddressError
 
 TIMEOUT = 1.0  # seconds for connecting, and again for the answer
 HEALTHY = b"ok\n"
+_ADVICE = "choose another path with --web.health-socket"
 
 
 @asynccontextmanager
@@ -31,7 +32,8 @@ async def serve_health(path: Path, problems: Callable[[], list[str]]) -> AsyncIt
     try:
         server = await asyncio.start_unix_server(answer, path)
     except OSError as error:
-        raise AddressError(f"cannot listen on the health socket {path}: {error.strerror or error}") from None
+        message = f"cannot listen on the health socket {path}: {error.strerror or error}; {_ADVICE}"
+        raise AddressError(message) from None
     finally:
         os.umask(mask)
     try:
@@ -48,10 +50,9 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise AddressError(f"cannot use the health socket {path}: {error.strerror}") from None
+        raise AddressError(f"cannot use the health socket {path}: {error.strerror}; {_ADVICE}") from None
     if not stat.S_ISSOCK(mode):
-        problem = "is in the way of the health socket, and is no socket: choose another path"
-        raise AddressError(f"{path} {problem}")
+        raise AddressError(f"cannot use the health socket {path}: another file is there; {_ADVICE}")
     try:
         _ask(path)
     except (ConnectionRefusedError, FileNotFoundError):
@@ -59,7 +60,7 @@ def _remove_stale(path: Path) -> None:
         return
     except OSError:
         pass  # a process listens, however slowly
-    raise AddressError(f"another process listens on the health socket {path}: stop it or choose another path")
+    raise AddressError(f"another process listens on the health socket {path}: stop it, or {_ADVICE}")
 
 
 def ask_health(path: Path) -> str | None:

@@ -104,7 +104,7 @@ class WebConfig:
     tls: Tls | None
     users: Users
     headers: tuple[tuple[bytes, bytes], ...]
-    notes: tuple[str, ...] = field(compare=False)
+    notes: tuple[Problem, ...] = field(compare=False)
     stamps: Stamps = field(compare=False)
 
 
@@ -282,8 +282,8 @@ def read_headers(values: dict[Any, Any], problems: Problems) -> tuple[tuple[byte
     headers = []
     for index, (name, value) in enumerate(values.items()):
         path, allowed = _entry(_HEADERS, name, index, problems), ALLOWED_HEADERS.get(name)
-        # YAML reads `X-XSS-Protection: 1` as a number. An empty value is the empty text.
-        text = str(value) if type(value) is int else "" if value is None else value
+        # YAML reads `X-XSS-Protection: 1` as a number, and 0x1 too. An empty value is the empty text.
+        text = str(value) if value in (0, 1) and type(value) is int else "" if value is None else value
         if allowed is None:
             problems.add(path, f"cannot be configured; known here: {', '.join(ALLOWED_HEADERS)}")
         elif text is UNSET:

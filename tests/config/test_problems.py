@@ -78,7 +78,14 @@ def test_loading_together_reports_the_problems_of_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "more"), [(0, []), (SHOWN, []), (SHOWN + 1, ["and 1 more"]), (999, ["and 949 more"])]
+    ("count", "more"),
+    [
+        (0, []),
+        (SHOWN, []),
+        (SHOWN + 1, ["and 1 more"]),
+        (999, ["and 949 more"]),
+        (10_000, ["and at least 9950 more"]),
+    ],
 )
 def test_lists_of_problems_are_capped_with_a_count(count: int, more: list[str]) -> None:
     """A list of any length is at most 51 texts, of which the last says how many are left out."""

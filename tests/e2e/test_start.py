@@ -133,6 +133,19 @@ def test_a_check_needs_no_standard_streams(tmp_path: Path, streams: str, code: i
         assert "problem" not in program.said()
 
 
+@pytest.mark.parametrize(
+    ("streams", "code", "text"),
+    [("1>/dev/full", 1, ""), ("2>/dev/full", 0, ""), ("2>/dev/full", 2, "pol: {}\n")],
+)
+def test_a_full_disk_is_told(tmp_path: Path, streams: str, code: int, text: str) -> None:
+    """Output that cannot be written fails the command, in a sentence; a lost message changes no exit code."""
+    (tmp_path / "config.yaml").write_text(f"sites: [{{name: a, secret: s}}]\n{text}")
+    with closing(streams, tmp_path, "check") as program:
+        assert code == program.process.wait(DEADLINE)
+        lost = "the output cannot be written: No space left on device\n"
+        assert program.err.read_text().endswith(lost if code == 1 else "")
+
+
 def test_samples_for_a_closed_stdout_are_refused(tmp_path: Path) -> None:
     """A backfill whose samples would go nowhere is wrong usage, before anything is asked."""
     write_config(tmp_path, free_port(), *inline("a"))

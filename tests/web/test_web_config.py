@@ -138,7 +138,7 @@ def test_own_case_reports_exactly_what_it_says(pki: Path, path: Path) -> None:
     """Each file yields, in one run, exactly the problems or notes it begins with, and not the canary."""
     expected, notes, said = comments(path, "expect"), comments(path, "note"), ""
     try:
-        said = "\n".join(load(pki, path.read_text() or " ").notes)
+        said = "\n".join(note.text for note in load(pki, path.read_text() or " ").notes)
     except ConfigError as error:
         expected, notes, said = [], expected, "\n".join(problem.text for problem in error.problems)
 
@@ -234,7 +234,7 @@ def test_a_key_others_can_read_is_noted(pki: Path, mode: int, noted: bool, inlin
     path = place(pki, f"tls_server_config:\n  cert_file: exporter.crt\n  {given_key}\n")
     (path if inline else pki / "open.key").chmod(mode)
 
-    assert noted == any("chmod 600" in note for note in web_config.load(path).notes)
+    assert noted == any("chmod 600" in note.message for note in web_config.load(path).notes)
 
 
 def test_all_problems_come_at_once(pki: Path) -> None:
