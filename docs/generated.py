@@ -312,5 +312,6 @@ _RULES = """\
 # Alerts and recorded series
 
 Written by `python -m docs` from [alerts/cryptoloot.rules.yml](../alerts/cryptoloot.rules.yml), which says more beside each
-expression. Recordings are by site. [runbook.md](runbook.md) says what to do about an alert.
+expression. Recordings are by site. [runbook.md](runbook.md) says what to do about an alert. Links, job names and thresholds are
+set in [alerts/cryptoloot.settings.rules.yml](../alerts/cryptoloot.settings.rules.yml), which an upgrade leaves alone.
 """

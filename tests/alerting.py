@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
 ALERTS = REPOSITORY / "alerts"
 RULES = ALERTS / "cryptoloot.rules.yml"
+SETTINGS = ALERTS / "cryptoloot.settings.rules.yml"
 GROUPS = ["cryptoloot-recordings", "cryptoloot-alerts"]
+SETTINGS_GROUP = "cryptoloot-settings"
 STEP = 1200  # seconds between samples of hourly data: the widest that every offset of the rules fits
 WEEK_ROWS = 168  # that the API remembers
 STALE = "stale"  # promtool's word for the marker that a lost scrape leaves

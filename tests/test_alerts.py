@@ -16,7 +16,18 @@ from docs.catalogue import CATALOGUE
 from exporter.collectors.history_rows import Meaning
 from exporter.collectors.registry import COLLECTORS
 from exporter.endpoint import Reason
-from tests.alerting import ALERTS, GROUPS, RULES, catalogued, recorded, rules, scraped, uncommented
+from tests.alerting import (
+    ALERTS,
+    GROUPS,
+    RULES,
+    SETTINGS,
+    SETTINGS_GROUP,
+    catalogued,
+    recorded,
+    rules,
+    scraped,
+    uncommented,
+)
 from tests.conftest import REPOSITORY, required
 
 RUNBOOK = REPOSITORY / "docs" / "runbook.md"
@@ -26,6 +37,7 @@ LONG = {"payout.test", "sites.test"}  # seconds of promtool
 ALERTING = [rule for rule in rules() if "alert" in rule]
 RECORDING = [rule for rule in rules() if "record" in rule]
 THRESHOLDS = [rule["record"] for rule in RECORDING if rule["record"].endswith(":threshold")]
+SETTABLE = set(re.findall(r'## - {record: "([\w:]+)"', SETTINGS.read_text()))
 PAGING = {
     "CryptolootExporterDown",
     "CryptolootInvalidSecret",
@@ -54,11 +66,12 @@ def told(*command: str) -> str:
 # -------------------------------------------------------------------------------------------------- the tools
 
 
-def test_promtool_takes_the_rules() -> None:
-    """`promtool check rules` finds every rule, and nothing to complain of."""
-    said = told(required("promtool"), "check", "rules", str(RULES))
+def test_promtool_takes_the_rules(tmp_path: Any) -> None:
+    """`promtool check rules` finds every rule and every setting, and nothing to complain of."""
+    (tmp_path / "set.yml").write_text(SETTINGS.read_text().replace("## - ", "- "))
 
-    assert f"SUCCESS: {len(rules())} rules found" in said
+    for file, count in ((RULES, len(rules())), (SETTINGS, 0), (tmp_path / "set.yml", len(THRESHOLDS) + 2)):
+        assert f"SUCCESS: {count} rules found" in told(required("promtool"), "check", "rules", str(file))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +161,7 @@ def test_rules_name_what_the_exporter_exports(rule: dict[str, Any]) -> None:
 
     for text in (rule["expr"], texts):
         assert [] == foreign(text)
-        assert set() == recorded(text) - {each["record"] for each in RECORDING}
+        assert set() == recorded(text) - {each["record"] for each in RECORDING} - SETTABLE
 
 
 @pytest.mark.parametrize(
@@ -190,14 +203,14 @@ def test_four_alerts_page() -> None:
 
 @pytest.mark.parametrize("rule", ALERTING, ids=lambda rule: rule["alert"])
 def test_alerts_say_what_where_and_what_to_do(rule: dict[str, Any]) -> None:
-    """No label but severity is added, and links stand on the one rule that says where they lead."""
-    link = '{{ with query "cryptoloot:links:info" }}{{ . | first | label "%s" }}{{ end }}'
+    """No label but severity is added, and links are empty unless the settings have their base URLs."""
+    link = '{{ with query "cryptoloot:links:info" }}{{ with . | first | label "%s" }}{{ . }}'
     texts = rule["annotations"]
 
     assert {"severity"} == set(rule["labels"])
     assert {"summary", "description", "runbook_url", "dashboard"} == set(texts)
-    assert f"{link % 'runbook'}#{rule['alert'].lower()}" == texts["runbook_url"]
-    path = texts["dashboard"].removeprefix(link % "dashboards").partition("?")[0]
+    assert f"{link % 'runbook'}#{rule['alert'].lower()}{{{{ end }}}}{{{{ end }}}}" == texts["runbook_url"]
+    path = re.split(r"[?{]", texts["dashboard"].removeprefix(link % "dashboards"))[0]
     assert path in {"/d/cryptoloot-sites", "/d/cryptoloot-site", "/d/cryptoloot-exporter"}
 
 
@@ -243,11 +256,10 @@ def test_the_runbooks_queries_are_valid(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("name", THRESHOLDS)
 def test_a_threshold_is_changed_with_one_line(name: str, tmp_path: Any) -> None:
-    """The documented line, its ## taken away, changes one site, and leaves the default to the other."""
-    text = RULES.read_text()
-    rule = text[text.index(f"- record: {name}") :]
-    line = rule[rule.index("## ") :].partition("\n")[0]
-    (tmp_path / "changed.yml").write_text(text.replace(rule, rule.replace(line, line.removeprefix("## "), 1)))
+    """The settings' line, its ## taken away, changes one site, and leaves the default to the other."""
+    setting, text = name.replace(":threshold", ":setting"), SETTINGS.read_text()
+    (line,) = [line for line in text.splitlines() if f'"{setting}"' in line]
+    (tmp_path / "changed.yml").write_text(text.replace(line, line.replace("## ", "")))
     sites = [
         {"series": f'cryptoloot_site_info{{site="{site}"}}', "values": "1"} for site in ("my-site", "shop")
     ]
@@ -262,10 +274,40 @@ def test_a_threshold_is_changed_with_one_line(name: str, tmp_path: Any) -> None:
     ]
     tests = [{"interval": "1m", "input_series": sites, "promql_expr_test": expected}]
     document = {
-        "rule_files": [str(tmp_path / "changed.yml")],
+        "rule_files": [str(RULES), str(tmp_path / "changed.yml")],
         "evaluation_interval": "1m",
-        "group_eval_order": GROUPS,
+        "group_eval_order": [SETTINGS_GROUP, *GROUPS],
         "tests": tests,
+    }
+    (tmp_path / "test.json").write_text(json.dumps(document))
+
+    assert "SUCCESS" in told(required("promtool"), "test", "rules", str(tmp_path / "test.json"))
+
+
+def test_links_and_jobs_are_changed_with_one_line(tmp_path: Any) -> None:
+    """With base URLs the alerts have links; a job of another name is watched beside the usual ones."""
+    (tmp_path / "set.yml").write_text(SETTINGS.read_text().replace("## - ", "- "))
+    down = {
+        "exp_labels": {"severity": "critical", "job": "my-job", "instance": "a"},
+        "exp_annotations": {
+            "summary": "Target a of cryptoloot-exporter is down",
+            "description": "Prometheus has not been able to scrape a (job my-job) for five minutes. "
+            "Sites that only this exporter polls are not watched meanwhile.",
+            "runbook_url": "https://docs.example/runbook.md#cryptolootexporterdown",
+            "dashboard": "https://grafana.example/d/cryptoloot-exporter",
+        },
+    }
+    series = [
+        {"series": 'up{job="my-job", instance="a"}', "values": "0x9"},
+        {"series": 'up{job="cryptoloot", instance="b"}', "values": "1x9"},
+        {"series": "cryptoloot_exporter_build_info", "values": "1x9"},
+    ]
+    alerts = [{"eval_time": "8m", "alertname": "CryptolootExporterDown", "exp_alerts": [down]}]
+    document = {
+        "rule_files": [str(RULES), str(tmp_path / "set.yml")],
+        "evaluation_interval": "1m",
+        "group_eval_order": [SETTINGS_GROUP, *GROUPS],
+        "tests": [{"interval": "1m", "input_series": series, "alert_rule_test": alerts}],
     }
     (tmp_path / "test.json").write_text(json.dumps(document))
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from docs.catalogue import CATALOGUE
-from tests.alerting import GROUPS, RULES
+from tests.alerting import GROUPS, RULES, SETTINGS_GROUP
 from tests.charting import PORT, SETS, found, only, rendered, workload
 from tests.conftest import REPOSITORY, required
 
@@ -189,7 +189,7 @@ def test_promtool_takes_the_rules_of_the_chart(tmp_path: Path) -> None:
     ]
     document = {
         "rule_files": [str(tmp_path / "rules.yml")],
-        "group_eval_order": GROUPS,
+        "group_eval_order": [SETTINGS_GROUP, *GROUPS],
         "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": tests}],
     }
     (tmp_path / "test.yml").write_text(json.dumps(document))
@@ -197,7 +197,7 @@ def test_promtool_takes_the_rules_of_the_chart(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert 0 == done.returncode, done.stdout + done.stderr
-    (links,) = [each for each in spec["groups"][0]["rules"] if each.get("record") == "cryptoloot:links:info"]
+    (links,) = [rule for rule in spec["groups"][0]["rules"] if rule["record"] == "cryptoloot:links:setting"]
     assert {
         "dashboards": "https://grafana.example",
         "runbook": "https://runbooks.example/cryptoloot.md",

@@ -257,7 +257,7 @@ def test_prometheus_takes_its_config(laid: Path) -> None:
     said = told(required("promtool"), "check", "config", str(config))
     hosts = re.findall(r"targets: \[\"(\w+):(\d+)\"\]", config.read_text())
 
-    assert "1 rule files found" in said
+    assert "2 rule files found" in said
     assert [("alertmanager", "9093"), ("exporter", "12758")] == hosts
     assert [] == [host for host, port in hosts if f"127.0.0.1:{port}:{port}" not in SERVICES[host]["ports"]]
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from exporter.simulator import HOUR, Incident
-from tests.alerting import ALERTS, RULES
+from tests.alerting import ALERTS, RULES, SETTINGS
 from tests.conftest import required
 from tests.e2e.programs import (
     answering,
@@ -149,12 +149,13 @@ def routing(directory: Path, webhook: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def ruling(directory: Path, exporter: int, alertmanager: int) -> Iterator[int]:
-    """Run Prometheus on the shipped rules, under the job name that they expect."""
-    rules = directory / "rules.json"
-    rules.write_text(json.dumps(hurried(yaml.safe_load(RULES.read_text()))))
+    """Run Prometheus on the shipped rules and settings, with links, under the job name that they expect."""
+    settings = SETTINGS.read_text().replace('## - {record: "cryptoloot:links', '- {record: "cryptoloot:links')
+    for name, text in (("rules", RULES.read_text()), ("settings", settings)):
+        (directory / f"{name}.json").write_text(json.dumps(hurried(yaml.safe_load(text))))
     document = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(rules)],
+        "rule_files": [str(directory / "rules.json"), str(directory / "settings.json")],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]},
         "scrape_configs": [
             {"job_name": "cryptoloot", "static_configs": [{"targets": [f"127.0.0.1:{exporter}"]}]}
@@ -177,8 +178,8 @@ def test_a_drop_reaches_the_webhook_an_outage_holds_it_back_and_all_resolves(cha
     assert drop["labels"]["severity"] == "warning"
     summary = drop["annotations"]["summary"]
     assert re.fullmatch(f"Hashrate of {SITE} is at \\d[\\d.]*% of what is expected", summary)
-    assert drop["annotations"]["runbook_url"].endswith("#cryptoloothashratedrop")
-    assert "/d/cryptoloot-site" in drop["annotations"]["dashboard"]
+    assert "https://docs.example/runbook.md#cryptoloothashratedrop" == drop["annotations"]["runbook_url"]
+    assert f"https://grafana.example/d/cryptoloot-site?var-site={SITE}" == drop["annotations"]["dashboard"]
     assert chain.inbox.told("CryptolootHashrateDrop", OTHER, "firing") is None
 
     site = chain.world.sites[SITE]

@@ -18,6 +18,7 @@ from tests.e2e.programs import alive, ask, free_port, started, until
 SHARE = Path("share") / "cryptoloot-exporter"
 SHARED = (
     "alerts/cryptoloot.rules.yml",
+    "alerts/cryptoloot.settings.rules.yml",
     "alerts/alertmanager.example.yml",
     "config.yaml",
     "config.schema.json",
