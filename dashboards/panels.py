@@ -120,6 +120,14 @@ def dotted(color: str) -> dict[str, object]:
     }
 
 
+def band(lower: str = "") -> dict[str, object]:
+    """Return the properties of a band's edge: the upper one fills down to `lower`, which has no legend."""
+    edge = {**fixed(NEUTRAL), "custom.lineWidth": 0, "custom.fillOpacity": 18 if lower else 0}
+    if lower:
+        return {**edge, "custom.fillBelowTo": lower}
+    return {**edge, "custom.hideFrom": {"legend": True, "tooltip": False, "viz": False}}
+
+
 def number_of(title: str) -> int:
     """Return the id of a panel or row."""
     return 1 + crc32(title.encode()) % 999_999

@@ -45,11 +45,15 @@ def rate(metric: str, by: str = "site") -> str:
 
 
 HASHRATE = each("cryptoloot_hashrate_hashes_per_second")
-BASELINE = each("cryptoloot_baseline_hashrate_hashes_per_second")
+EXPECTED = each("cryptoloot_expected_hashrate_hashes_per_second")
+# Nineteen of twenty hours of a site lie within two spreads of what was expected.
+_SPREADS = f"2 * {each('cryptoloot_hashrate_spread_ratio')}"
+USUAL_HIGH = f"{EXPECTED} * on (site) exp({_SPREADS})"
+USUAL_LOW = f"{EXPECTED} * on (site) exp(-{_SPREADS})"
 PER_MILLION = each("cryptoloot_payout_coins_per_million_hashes")
-# The line that the alerts judge by; without the rules, the share of the baseline that they begin with.
+# The line that the alerts judge by; without the rules, that of a site of which no spread is known.
 DROP = (
-    f'(site:cryptoloot_hashrate_hashes_per_second:drop_below{{site=~"$site"}} or on (site) 0.7 * {BASELINE})'
+    f'(site:cryptoloot_hashrate_hashes_per_second:drop_below{{site=~"$site"}} or on (site) 0.53 * {EXPECTED})'
 )
 EARNINGS = f"{HASHRATE} * 86400 / 1e6 * on (site) {PER_MILLION}"
 OWED_TO_ALL = each("cryptoloot_all_users_balance_coins")
@@ -69,7 +73,7 @@ ONCE = f"last_over_time({sites('cryptoloot_site_info')}[3h])"
 # What the newest settled hour says of a site; the first line that has something to say counts.
 STATE = "\nor on (site) ".join(
     (
-        f"0 * ({BASELINE} < on (site) ({FLOOR})) + 4",
+        f"0 * ({EXPECTED} < on (site) ({FLOOR})) + 4",
         f"0 * ({HASHRATE} == 0) + 1",
         f"0 * ({HASHRATE} < on (site) {DROP}) + 2",
         f"0 * {HASHRATE} + 3",
@@ -77,7 +81,7 @@ STATE = "\nor on (site) ".join(
         f"0 * max by (site) ({ONCE}) - 1",
     )
 )
-OF_USUAL = f"{HASHRATE} / on (site) ({BASELINE} > 0)"
+OF_EXPECTED = f"{HASHRATE} / on (site) ({EXPECTED} > 0)"
 OF_DROP = f"{HASHRATE} / on (site) ({DROP} > 0)"
 
 ENDPOINT = "site, endpoint"

@@ -26,7 +26,7 @@ def dashboard() -> Dashboard:
     return boards.board(
         "cryptoloot-site",
         "Crypto-Loot / Site",
-        "One site: hashrate against what is usual, hashes, payout, users, and how fresh all that is.",
+        "One site: hashrate against what is expected, hashes, payout, users, and how fresh all that is.",
         [*boards.targets(), boards.choice("top", "Users", 5, 10, 25, 100)],
         {
             "": [*_figures(), _hero()],
@@ -59,15 +59,14 @@ def _figures() -> list[panels.Panel]:
             width=6,
         ),
         panels.number(
-            "Of the usual",
-            "The same as a share of what this hour usually brings: the median of the same hour on the "
-            "earlier days of the week. A site younger than four days has none. Half of it may be a quiet "
-            "weekend: worry where the state does.",
-            panels.now(promql.OF_USUAL, "{{site}}"),
+            "Of expected",
+            "The same as a share of the expected hashrate, which follows other days, other weeks and the "
+            "last 24 hours. A site younger than four days has none. Worry where the state does.",
+            panels.now(promql.OF_EXPECTED, "{{site}}"),
             unit="percentunit",
             decimals=0,
             width=6,
-            empty="no baseline yet",
+            empty="too few days yet",
         ),
         panels.number(
             "Hour that still fills",
@@ -123,11 +122,13 @@ def _figures() -> list[panels.Panel]:
 def _hero() -> panels.Panel:
     return panels.graph(
         "Hashrate of $site",
-        "Blue: the newest settled hour, known 75 minutes to two and a quarter hours after it began. Grey: "
-        "what this hour usually brings. Red: the line that the alerts judge by; worry when blue is below it "
-        "for two hours. Dotted: the hour that still fills, nothing final.",
+        "Blue: the last complete hour, known 75 to 135 minutes after its start. Grey: the expected hashrate, "
+        "and around it the range in which 19 of 20 hours of this site lie. Red: an hour below this line is "
+        "reported as a drop; worry when blue stays there for two hours. Dotted: the current hour.",
         panels.over_time(promql.HASHRATE, "settled hour"),
-        panels.over_time(promql.BASELINE, "usual"),
+        panels.over_time(promql.USUAL_HIGH, "usual range"),
+        panels.over_time(promql.USUAL_LOW, "usual range, low"),
+        panels.over_time(promql.EXPECTED, "expected"),
         panels.over_time(promql.DROP, "drop below"),
         panels.over_time(each("cryptoloot_unsettled_hashrate_hashes_per_second"), "hour that still fills"),
         unit="Hs",
@@ -137,7 +138,9 @@ def _hero() -> panels.Panel:
         repeat="site",
         overrides=[
             ("settled hour", {**panels.fixed(MAIN), "custom.lineWidth": 3, "custom.fillOpacity": 12}),
-            ("usual", panels.dashed(NEUTRAL)),
+            ("usual range", panels.band("usual range, low")),
+            ("usual range, low", panels.band()),
+            ("expected", panels.dashed(NEUTRAL)),
             ("drop below", {**panels.dashed(BAD), "custom.fillOpacity": 6}),
             ("hour that still fills", panels.dotted(MAIN)),
         ],

@@ -97,13 +97,12 @@ def _figures() -> list[panels.Panel]:
             width=8,
         ),
         panels.number(
-            "Of the usual",
-            "Hashrate of the newest settled hours, as a share of what these hours usually bring: the median "
-            "of the same hour on the earlier days of the week. Sites without a median are left out. Half of "
-            "it may be a quiet weekend: worry where the states do.",
+            "Of expected",
+            "Hashrate of the newest settled hours, as a share of the expected hashrate. Sites without an "
+            "expectation are left out. Worry where the states do.",
             panels.now(
-                f"sum({promql.HASHRATE} and on (site) {promql.BASELINE})"
-                f" / (sum({promql.BASELINE} and on (site) {promql.HASHRATE}) > 0)"
+                f"sum({promql.HASHRATE} and on (site) {promql.EXPECTED})"
+                f" / (sum({promql.EXPECTED} and on (site) {promql.HASHRATE}) > 0)"
             ),
             unit="percentunit",
             decimals=0,
@@ -163,7 +162,7 @@ def _sites() -> panels.Panel:
         "is coloured and not mining.",
         panels.rows(promql.STATE),
         panels.rows(promql.HASHRATE),
-        panels.rows(promql.OF_USUAL),
+        panels.rows(promql.OF_EXPECTED),
         panels.rows(promql.EARNINGS),
         panels.rows(promql.OWED),
         panels.rows(f"-1 * group by (site) ({promql.never()}) or on (site) max by (site) ({promql.age()})"),
@@ -173,7 +172,7 @@ def _sites() -> panels.Panel:
             "site": "Site",
             "Value #A": "State",
             "Value #B": "Hashrate",
-            "Value #C": "Of the usual",
+            "Value #C": "Of expected",
             "Value #D": "Earnings/day",
             "Value #E": "Owed",
             "currency": "Coin",
@@ -189,7 +188,7 @@ def _sites() -> panels.Panel:
             ("State", panels.state_cell(boards.SITE_STATES)),
             ("Hashrate", {**panels.gauge_cell(), "unit": "Hs", "decimals": 1, "custom.minWidth": 125}),
             (
-                "Of the usual",
+                "Of expected",
                 {
                     "unit": "percentunit",
                     "decimals": 0,
@@ -228,8 +227,8 @@ def _hashrate() -> list[panels.Panel]:
     return [
         panels.timeline(
             "State of each site",
-            "What the newest settled hour said at each time. Nights and weekends are no drops where the "
-            "baseline knows them. Worry about what is not mining and lasts.",
+            "What the newest settled hour said at each time. Quiet nights and weekends are no drops "
+            "where they are expected. Worry about what is not mining and lasts.",
             panels.over_time(promql.STATE, "{{site}}"),
             states=boards.SITE_STATES,
             width=14,

@@ -9,7 +9,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +21,14 @@ from msgspec.structs import replace
 from exporter import USER_AGENT, __version__, log
 from exporter.api.client import Client
 from exporter.clock import Clock, Now
-from exporter.collectors.registry import USERS_COLLECTOR, polled_endpoints
+from exporter.collectors.expectation import unwatched
+from exporter.collectors.history import HISTORY
+from exporter.collectors.registry import (
+    HISTORY_COLLECTOR,
+    USERS_COLLECTOR,
+    collector_visible,
+    polled_endpoints,
+)
 from exporter.collectors.snapshot import Store
 from exporter.config import Config, ConfigError
 from exporter.config.problems import Problem, bug, capped, together
@@ -338,7 +345,8 @@ async def check_online(
     """Poll each endpoint of each site once. Raises ConfigError when no client can be made.
 
     Return the page as text, the polls that failed, and warnings, each with a site and a place: users that the
-    API refuses, by their place in the config, and entries of an endpoint that cannot be read.
+    API refuses, by their place in the config, entries of an endpoint that cannot be read, and why drops of a
+    site cannot be judged.
     """
     own = OwnMetrics(__version__, "unknown")
     store, failures = await poll_once(config, own, clock, transport=transport)
@@ -357,4 +365,12 @@ async def check_online(
         for _, endpoint, _ in polled_endpoints(site)
         if (rejection := store[site.name].record(endpoint).rejection)
     ]
-    return page.decode(), failures, [*refused, *rejected]
+    return page.decode(), failures, [*refused, *rejected, *_unwatched(config, store, clock.now())]
+
+
+def _unwatched(config: Config, store: Store, now: Now) -> Iterator[tuple[str, str, str]]:
+    """Yield the sites with rows whose drops cannot be judged, and why."""
+    for site in config.sites:
+        view = collector_visible(HISTORY_COLLECTOR, site, store[site.name], now).view
+        if view.rows and (reason := unwatched(view.expectation)):
+            yield site.name, HISTORY, reason

@@ -57,6 +57,15 @@ def rules(file: Path = RULES) -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
 
 
+def settings(*names: str) -> dict[str, Any]:
+    """Return the settings file with these settings in force, as their examples have them."""
+    text = SETTINGS.read_text()
+    for name in names:
+        text = text.replace(f'## - {{record: "{name}"', f'- {{record: "{name}"')
+    document: dict[str, Any] = yaml.safe_load(text)
+    return document
+
+
 def recorded(expression: str) -> set[str]:
     """Return the names of recording rules that an expression reads: those with colons."""
     return {name for name in re.findall(r"[\w:]+", uncommented(expression)) if ":" in name.strip(":")}

@@ -29,7 +29,9 @@ ROW = {"synctime": int(time.time() // 3600 - 2) * 3600, "hashes": 3_600_000, "ha
 MILLISECONDS = ROW | {"synctime": ROW["synctime"] * 1000}
 GOOD: dict[str, dict[str, Any]] = {
     "/stats/payout": PAYOUT,
-    "/stats/history": {"history": [ROW]},
+    "/stats/history": {
+        "history": [ROW | {"synctime": ROW["synctime"] - 3600 * hours} for hours in range(168)]
+    },
     "/user/top": {"users": [USER]},
     "/user/list": {"users": [USER], "nextPage": None},
 }
@@ -207,6 +209,26 @@ def test_backfilling_tells_of_rows_that_it_cannot_read(
 
     assert 0 == code
     assert capsys.readouterr().err.startswith(warning)
+
+
+@pytest.mark.parametrize(
+    ("hours", "rate", "reason"),
+    [
+        (30, 1000, "too few days to tell what is usual: watched for zero and for missing rows only"),
+        (168, 50, "hours vary too much below 100 H/s: drops are not reported, missing rows are"),
+    ],
+)
+def test_a_site_whose_drops_cannot_be_judged_is_told(
+    hours: int, rate: float, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A young or very small site is no failure, and its owner learns what the alerts will not see."""
+    rows = [
+        {"synctime": ROW["synctime"] - 3600 * back, "hashes": rate * 3600, "hashrate": rate}
+        for back in range(hours)
+    ]
+    code, printed, _ = checked(Fault("/stats/history", {"history": rows}, ""), tmp_path, capsys)
+
+    assert (0, f"warning: shop /stats/history: {reason}\n") == (code, printed)
 
 
 @pytest.mark.parametrize("coding", ["UTF-8", "none"])

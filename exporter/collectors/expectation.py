@@ -8,7 +8,8 @@ weekends are no drops. The API forgets a row after a week, so the rates of 15 da
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf, isfinite, isnan, log, nan
+from functools import lru_cache
+from math import exp, inf, isfinite, isnan, log, nan
 from typing import NamedTuple
 
 from exporter.api.answers import HistoryRow
@@ -23,6 +24,10 @@ AROUND = 4  # hours: the spread is that of the same time of day, because nights 
 MIN_SPREAD_HOURS = 20  # of at most six days with nine hours each
 QUARTILES = 1.349  # standard deviations between the quartiles of a normal distribution
 WINDOWS = {"1h": 1, "2h": 2, "3h": 3}
+# As in alerts/cryptoloot.rules.yml: when an hour is a drop, and from which expected hashrate on (hashes per
+# second) drops are judged.
+DROP_SPREADS, LOWEST_DROP, HIGHEST_DROP, USUAL_DROP = 2.5, 0.3, 0.55, 0.53
+FLOOR = 100
 
 
 class Rates(NamedTuple):
@@ -36,9 +41,15 @@ class Rates(NamedTuple):
         place = hour - self.newest + len(self.values) - 1
         return self.values[place] if 0 <= place < len(self.values) else nan
 
-    def same(self, other: "Rates") -> bool:
+    def __eq__(self, other: object) -> bool:
         """Whether the other has the same hours and rates: NaN equals nothing, and bytes do."""
-        return self.newest == other.newest and self.values.tobytes() == other.values.tobytes()
+        return isinstance(other, Rates) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[int, bytes]:
+        return self.newest, self.values.tobytes()
 
 
 class Expectation(NamedTuple):
@@ -80,6 +91,36 @@ def expectation(rates: Rates) -> Expectation:
         if isfinite(ratio):
             ratios[window] = ratio
     return Expectation(expected[0] if isfinite(expected[0]) else None, _spread(rates), ratios)
+
+
+def expected_week(rates: Rates) -> Mapping[int, float]:
+    """Return what was expected of each hour of the last week (since the epoch), as far as it is known."""
+    expected = _expected_week(rates.newest, rates.values.tobytes())
+    return {rates.newest - back: rate for back, rate in enumerate(expected) if not isnan(rate)}
+
+
+@lru_cache(maxsize=1024)  # a week takes 20 ms, and changes once an hour
+def _expected_week(newest: int, values: bytes) -> "array[float]":
+    rates = Rates(newest, array("d", values))
+    return array("d", (_expected(rates, newest - back) for back in range(WEEK if values else 0)))
+
+
+def drop_ratio(spread: float | None) -> float:
+    """Return the share of the expected hashrate below which an hour is a drop, as the alert rules judge."""
+    if spread is None:
+        return USUAL_DROP
+    return min(max(exp(-DROP_SPREADS * spread), LOWEST_DROP), HIGHEST_DROP)
+
+
+def unwatched(expectation: Expectation) -> str:
+    """Say why drops of a site cannot be judged, or only large ones; empty where they are."""
+    if expectation.expected is None:
+        return "too few days to tell what is usual: watched for zero and for missing rows only"
+    if expectation.expected < FLOOR:
+        return f"hours vary too much below {FLOOR} H/s: drops are not reported, missing rows are"
+    if expectation.spread is not None and exp(-DROP_SPREADS * expectation.spread) < LOWEST_DROP:
+        return f"hours vary too much for smaller drops: reported below {LOWEST_DROP:.0%} of what is expected"
+    return ""
 
 
 def _expected(rates: Rates, hour: int) -> float:

@@ -125,6 +125,7 @@ class HistoryView(NamedTuple):
     newest_recent: bool
     settled_recent: bool
     expectation: Expectation
+    rates: Rates
 
     @property
     def settled_rows(self) -> tuple[HistoryRow, ...]:
@@ -175,7 +176,7 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
         complete = kept[: history_rows.settled_count(kept, now.wall)]
         contradictory = meaning is Meaning.UNKNOWN and history_rows.conclusive(complete)
         rates = remember(state.rates, settled)
-        judged = state.expectation if rates.same(state.rates) else expectation(rates)
+        judged = state.expectation if rates == state.rates else expectation(rates)
         warning = WarningEvent("history_hashes_unknown", {"endpoint": endpoint})
         return Step(
             HistoryState(Reading(rows, now), kept, meaning, contradictory, rates, judged),
@@ -190,6 +191,8 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
         settled = history_rows.settled_count(state.rows, now.wall)
         newest, newest_settled = state.rows[-1:], state.rows[max(0, settled - 1) : settled]
         max_age = site.polls.history.max_row_age
+        rates = remember(state.rates, state.rows[:settled])
+        same = rates == state.rates  # else a row has settled since the last poll
         view = HistoryView(
             state.rows,
             settled,
@@ -198,7 +201,8 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
             empty=state.answer is not None and not state.answer.value,
             newest_recent=any(now.wall - row.synctime <= max_age for row in newest),
             settled_recent=any(now.wall - row.synctime <= max_age for row in newest_settled),
-            expectation=_expectation(state, state.rows[:settled]),
+            expectation=state.expectation if same and settled else expectation(rates if settled else Rates()),
+            rates=rates,
         )
         moments = [row.synctime + max_age for row in (*newest, *newest_settled)]
         moments += [row.synctime + SETTLED_AFTER for row in state.rows[settled : settled + 1]]
@@ -262,11 +266,3 @@ def _expectation_families(site: Site, view: HistoryView) -> Iterator[Family]:
         yield Family.single(EXPECTED, site, expected)
     if ratios and view.settled_recent:
         yield Family(EXPECTED_RATIO, (site.name, list(ratios)), list(ratios.values()))
-
-
-def _expectation(state: HistoryState, settled: tuple[HistoryRow, ...]) -> Expectation:
-    """Return what is expected with these rows: computed here if one has settled since the last poll."""
-    if not settled:
-        return Expectation()
-    rates = remember(state.rates, settled)
-    return state.expectation if rates.same(state.rates) else expectation(rates)

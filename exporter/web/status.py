@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, urlencode
 from exporter.clock import NEVER, Now
 from exporter.collectors import all_users, history, history_rows, payout, registry
 from exporter.collectors.collector import Collector
+from exporter.collectors.expectation import drop_ratio, expected_week, unwatched
 from exporter.collectors.metric import Metric
 from exporter.collectors.registry import collector_visible, polled_endpoints
 from exporter.collectors.snapshot import PollRecord
@@ -41,7 +42,13 @@ PER_PAGE, MAX_PER_PAGE = 20, 500  # sites, each with a graph and a table
 STATES = ("stale", "failing", "waiting", "fresh")  # the worst first
 STATE_OF_LAST_POLL = {None: "waiting", False: "failing", True: "fresh"}  # while its values are exported
 HEADLINES: Mapping[Collector[Any, Any], Sequence[Metric]] = {
-    registry.HISTORY_COLLECTOR: (history.HASHRATE, history.BASELINE, history.DAY_HASHES),
+    registry.HISTORY_COLLECTOR: (
+        history.HASHRATE,
+        history.EXPECTED,
+        history.SPREAD,
+        history.BASELINE,
+        history.DAY_HASHES,
+    ),
     registry.PAYOUT_COLLECTOR: (payout.PER_MILLION,),
     registry.ALL_USERS_COLLECTOR: (all_users.USERS, all_users.BALANCE),
 }
@@ -197,6 +204,11 @@ def site_document(page: ExportedSite, now: Now, *, on_metrics: bool) -> Document
             {"user": f"watch_users[{place}]", "reason": reason}
             for place, reason in (watched.value.refused if watched else ())
         ],
+        "drops": {
+            "ratio": drop_ratio(view.expectation.spread),
+            "spread": view.expectation.spread,
+            "unwatched": unwatched(view.expectation),
+        },
         "history": history_document(view),
     }
 
@@ -224,11 +236,18 @@ def endpoint_document(
 
 
 def history_document(view: history.HistoryView) -> list[Document]:
-    """Return a week of rows with their baselines, which are computed from two weeks of rows."""
+    """Return a week of rows with baseline and expected hashrate as they were then, by two weeks of rows."""
     rows = view.rows[-2 * history_rows.WEEK_ROWS :]
     settled = view.settled - (len(view.rows) - len(rows))
+    expected = {hour: round(rate, 3) for hour, rate in expected_week(view.rates).items()}
     return [
-        {"synctime": row.synctime, "hashrate": row.hashrate, "baseline": baseline, "settled": place < settled}
+        {
+            "synctime": row.synctime,
+            "hashrate": row.hashrate,
+            "baseline": baseline,
+            "expected": expected.get(int(row.synctime // history_rows.HOUR)),
+            "settled": place < settled,
+        }
         for place, (row, baseline) in enumerate(zip(rows, history_rows.baselines(rows), strict=True))
     ][-history_rows.WEEK_ROWS :]
 

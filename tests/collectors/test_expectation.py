@@ -10,8 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.api.answers import HistoryRow
-from exporter.collectors.expectation import KEPT, Expectation, Rates, expectation, remember
+from exporter.collectors.expectation import (
+    FLOOR,
+    HIGHEST_DROP,
+    KEPT,
+    LOWEST_DROP,
+    Expectation,
+    Rates,
+    drop_ratio,
+    expectation,
+    expected_week,
+    remember,
+    unwatched,
+)
 from exporter.collectors.history_rows import tidy
+from tests.alerting import rules
 
 HOUR, DAY, WEEK = 3600, 24, 7 * 24
 RATES = st.floats(0, 1e300) | st.just(0.0) | st.floats(50, 150)
@@ -157,3 +170,53 @@ def test_right_after_a_start_the_hours_after_a_week_ago_tell_a_quiet_weekend() -
     rows = site(saturday + 1, noise=0.0, weekend=0.4)
 
     assert pytest.approx(1.0) == of(rows[-WEEK + 1 :]).ratios["1h"]
+
+
+# ------------------------------------------------------------------------------------------- what alerts see
+
+
+def test_the_line_of_a_drop_is_that_of_the_rules() -> None:
+    """The thresholds of the shipped rules are the ones that the status page draws by."""
+    name = "site:cryptoloot_hashrate_{}:threshold".format
+    shipped = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+    of_spread = "clamp(exp(-2.5 * site:cryptoloot_hashrate_spread_ratio:settled), {}, {})"
+
+    assert of_spread.format(LOWEST_DROP, HIGHEST_DROP) in shipped[name("drop_ratio")]
+    assert f"{drop_ratio(None)} * group by (site)" in shipped[name("drop_ratio")]
+    assert f"{FLOOR} * group by (site)" in shipped[name("floor_hashes_per_second")]
+
+
+@pytest.mark.parametrize(
+    ("expected", "spread"), [(0.55, 0.0), (0.55, 0.239), (pytest.approx(0.472, abs=1e-3), 0.3), (0.3, 2.0)]
+)
+def test_the_steadier_a_site_the_higher_its_line(expected: float, spread: float) -> None:
+    """Two and a half spreads below the expected hashrate, within bounds."""
+    assert expected == drop_ratio(spread)
+
+
+@pytest.mark.parametrize(
+    ("expectation", "reason"),
+    [
+        (Expectation(), "too few days"),
+        (Expectation(99.0, 0.1), "hours vary too much below 100 H/s"),
+        (Expectation(5000.0, 0.5), "reported below 30%"),
+        (Expectation(5000.0, 0.4), ""),
+        (Expectation(5000.0), ""),
+    ],
+)
+def test_what_alerts_cannot_see_is_said(expectation: Expectation, reason: str) -> None:
+    """A site without an expectation, a very small one, and one whose hours vary too much."""
+    said = unwatched(expectation)
+
+    assert reason in said
+    assert bool(reason) == bool(said)
+
+
+@given(SERIES)
+def test_a_week_of_expectations_ends_with_the_newest(series: list[tuple[int, float]]) -> None:
+    """The last hour's is what is exported, all are finite, and none is older than a week."""
+    rates = remember(Rates(), tidy([row(hour, rate) for hour, rate in series], inf)[0])
+    week = expected_week(rates)
+
+    assert week.get(rates.newest) == expectation(rates).expected
+    assert all(isfinite(rate) and rates.newest - WEEK < hour <= rates.newest for hour, rate in week.items())

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from exporter.simulator import HOUR, Incident
-from tests.alerting import ALERTS, RULES, SETTINGS
+from tests.alerting import ALERTS, RULES, settings
 from tests.conftest import required
 from tests.e2e.programs import (
     answering,
@@ -150,9 +150,9 @@ def routing(directory: Path, webhook: int) -> Iterator[int]:
 @contextlib.contextmanager
 def ruling(directory: Path, exporter: int, alertmanager: int) -> Iterator[int]:
     """Run Prometheus on the shipped rules and settings, with links, under the job name that they expect."""
-    settings = SETTINGS.read_text().replace('## - {record: "cryptoloot:links', '- {record: "cryptoloot:links')
-    for name, text in (("rules", RULES.read_text()), ("settings", settings)):
-        (directory / f"{name}.json").write_text(json.dumps(hurried(yaml.safe_load(text))))
+    documents = {"rules": yaml.safe_load(RULES.read_text()), "settings": settings("cryptoloot:links:setting")}
+    for name, document in documents.items():
+        (directory / f"{name}.json").write_text(json.dumps(hurried(document)))
     document = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(directory / "rules.json"), str(directory / "settings.json")],

@@ -24,7 +24,7 @@ import yaml
 from exporter import simulator
 from exporter.app import App, Options
 from exporter.simulator import DAY, HOUR, Incident, World
-from tests.alerting import RULES, recorded, rules, uncommented
+from tests.alerting import RULES, recorded, rules, settings, uncommented
 from tests.conftest import VirtualTime, parsed, required
 from tests.e2e.programs import ask, prometheus, running, serving, write_config
 
@@ -216,7 +216,7 @@ def expanded(expression: str) -> str:
     known = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
 
     def written_out(found: re.Match[str]) -> str:
-        return f"({expanded(known[found[0]])})"
+        return f"({expanded(known[found[0]])})" if found[0] in known else found[0]  # settings are absent
 
     names = "|".join(sorted(recorded(expression), key=len, reverse=True))
     return re.sub(names, written_out, uncommented(expression)) if names else expression
@@ -236,8 +236,9 @@ def scraping(directory: Path, exporter: int, targets: list[Target]) -> Iterator[
     ]
     # A stranger, of whom no dashboard may tell.
     jobs.append({"job_name": "stranger", "static_configs": [{"targets": ["ITSELF"]}]})
-    rules = yaml.safe_load(RULES.read_text())
-    rules = {"groups": [{**group, "interval": "1s"} for group in rules["groups"]]}
+    documents = (yaml.safe_load(RULES.read_text()), settings("cryptoloot:links:setting"))
+    groups = [group for document in documents for group in document["groups"]]
+    rules = {"groups": [{**group, "interval": "1s"} for group in groups]}
     (directory / "rules.yml").write_text(json.dumps(rules))
     document = {
         "global": {"scrape_interval": "2s", "scrape_timeout": "2s"},

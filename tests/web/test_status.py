@@ -305,7 +305,7 @@ def test_the_document_is_json() -> None:
     assert found == json.loads(json.dumps(found))
     assert 168 == len(found["sites"][0]["history"])
     assert 5.0 == found["sites"][0]["values"]["cryptoloot_hashrate_hashes_per_second"]
-    assert "100 % of usual" in page(shown("a", known))
+    assert "100 % of expected" in page(shown("a", known))
 
 
 @given(
