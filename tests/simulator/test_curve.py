@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.simulator import DAY, HOUR, Incident
+from exporter.simulator.curve import Curve
 from tests.simulator.worlds import FULL_HOUR, NOW, a_world
 
 
@@ -26,15 +29,33 @@ def test_hashes_are_the_integral_of_the_hashrate(start: float, length: float, ev
 
 
 def test_days_and_weeks_have_a_rhythm() -> None:
-    """Evenings are busier than mornings, weekdays than weekends."""
+    """In the mean of eight weeks evenings are busier than mornings, and weekdays busier than weekends."""
     _, site, _ = a_world()
     midnight = FULL_HOUR - 22 * HOUR  # of a Tuesday
-    saturday = midnight - 3 * DAY
+    days = [
+        [site.row(midnight - day * DAY + hour * HOUR).hashes for hour in range(24)] for day in range(1, 57)
+    ]
+    weekends = [sum(hours) for day, hours in enumerate(days, 1) if day % 7 in (2, 3)]
+    weekdays = [sum(hours) for day, hours in enumerate(days, 1) if day % 7 not in (2, 3)]
 
-    assert site.row(midnight + 18 * HOUR).hashes > 1.5 * site.row(midnight + 6 * HOUR).hashes
-    assert sum(site.row(midnight + h * HOUR).hashes for h in range(24)) > 1.3 * sum(
-        site.row(saturday + h * HOUR).hashes for h in range(24)
-    )
+    assert sum(hours[18] for hours in days) > 1.5 * sum(hours[6] for hours in days)
+    assert statistics.mean(weekdays) > 1.1 * statistics.mean(weekends)
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_a_year_is_as_irregular_as_real_sites(name: str) -> None:
+    """Days differ from the same weekdays around them as real ones do; there are holidays and spikes."""
+    curve = Curve((1, name), 5_000.0, 0, ())
+    hours = [curve.mined((hour + 1) * HOUR) - curve.mined(hour * HOUR) for hour in range(365 * 24)]
+    days = [sum(hours[begin : begin + 24]) for begin in range(0, len(hours), 24)]
+    around = [[days[at + near] for near in (-14, -7, 7, 14)] for at in range(14, 351)]
+    ratios = [day / statistics.median(others) for day, others in zip(days[14:351], around, strict=True)]
+    jumps = [later / hour for hour, later in pairwise(hours)]
+
+    assert 0.08 < statistics.pstdev(map(math.log, ratios)) < 0.2
+    assert 5 < sum(ratio < 0.75 for ratio in ratios) < 30
+    assert 3 < sum(jump > 1.6 for jump in jumps) < 40
+    assert 4_000 < sum(hours) / len(hours) / HOUR < 6_000
 
 
 def test_a_drop_lowers_hashrate_hours_and_users() -> None:
