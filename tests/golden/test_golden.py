@@ -45,7 +45,7 @@ def test_every_recording_has_its_run() -> None:
 
     assert sorted(file_of(name) for name in SCENES) == files
     assert {SUFFIX} == {"".join(file.suffixes) for file in files}
-    assert sum(file.stat().st_size for file in files) < 400_000
+    assert sum(file.stat().st_size for file in files) < 450_000
 
 
 _TEST = test_behaviour_is_as_recorded.__name__
