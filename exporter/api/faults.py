@@ -182,15 +182,13 @@ def refused(code: str, expected: Collection[type[ApiError]], answer: Answer) -> 
     """Return the error for the API's own `error`; `expected` are those that the endpoint may answer."""
     for error in expected:
         if error.reason.value == code:
-            return error(f"the API answered {code}{_advice(error, answer)}")
+            advice = {
+                errors.InvalidSecret: f": it does not know the secret from {answer.secret_source}",
+                errors.NotFound: f": correct {answer.route.setting}",
+            }
+            return error(f"the API answered {code}{advice.get(error, '')}")
     shown = f" {code}," if _CODE.fullmatch(code) and not _is_hidden(code, answer) else " with"
     return errors.UnknownError(f"the API answered{shown} an error code that the reference does not have here")
-
-
-def _advice(error: type[ApiError], answer: Answer) -> str:
-    if error is errors.InvalidSecret:
-        return f": it does not know the secret from {answer.secret_source}"
-    return f": correct {answer.route.setting}" if error is errors.NotFound else ""
 
 
 def bad_status(answer: Answer) -> BadStatus:

@@ -93,16 +93,11 @@ def expectation(rates: Rates) -> Expectation:
     return Expectation(expected[0] if isfinite(expected[0]) else None, _spread(rates), ratios)
 
 
+@lru_cache(maxsize=1024)  # a week takes 20 ms, and changes once an hour
 def expected_week(rates: Rates) -> Mapping[int, float]:
     """Return what was expected of each hour of the last week (since the epoch), as far as it is known."""
-    expected = _expected_week(rates.newest, rates.values.tobytes())
-    return {rates.newest - back: rate for back, rate in enumerate(expected) if not isnan(rate)}
-
-
-@lru_cache(maxsize=1024)  # a week takes 20 ms, and changes once an hour
-def _expected_week(newest: int, values: bytes) -> "array[float]":
-    rates = Rates(newest, array("d", values))
-    return array("d", (_expected(rates, newest - back) for back in range(WEEK if values else 0)))
+    hours = range(rates.newest - WEEK + 1, rates.newest + 1) if rates.values else ()
+    return {hour: rate for hour in hours if not isnan(rate := _expected(rates, hour))}
 
 
 def drop_ratio(spread: float | None) -> float:
@@ -129,7 +124,7 @@ def _expected(rates: Rates, hour: int) -> float:
     forecasts = [_usual(rates, hour) * _level((rates.at(at), _usual(rates, at)) for at in before)]
     for weeks in (WEEK, 2 * WEEK):
         pairs = [(rates.at(at), rates.at(at - weeks)) for at in before]
-        if sum(_comparable(pair) for pair in pairs) >= MIN_LEVEL_HOURS:
+        if sum(not isnan(_divided(*pair)) for pair in pairs) >= MIN_LEVEL_HOURS:
             forecasts.append(rates.at(hour - weeks) * _level(pairs))
     if len(forecasts) == 1:
         forecasts.append(_usual(rates, hour) * _after_a_week(rates, hour))
@@ -159,10 +154,6 @@ def _level(pairs: Iterable[tuple[float, float]]) -> float:
     """Return the median ratio of hours to what they are compared with; 1 where too few can be compared."""
     level = _median([_divided(*pair) for pair in pairs], MIN_LEVEL_HOURS)
     return 1.0 if isnan(level) else level
-
-
-def _comparable(pair: tuple[float, float]) -> bool:
-    return not isnan(_divided(*pair))
 
 
 def _spread(rates: Rates) -> float | None:
