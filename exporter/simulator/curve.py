@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 HOUR = 3600
 DAY = 24 * HOUR
 # How a site varies, after four real series of hourly traffic (taxis, tweets, pedestrians, a web site). A day
-# differs from other days of its kind by 10 to 14 % (standard deviation of the logarithm), and by half as the day
-# before did. An hour differs from its day's shape by 5 to 39 %. A month's level drifts by 5 to 10 %. 0.6 to 1.6
-# days a month are below three quarters of what is usual. A day of a weekend has 0.5 to 1.2 of a weekday.
+# differs from other days of its kind by 10 to 14 % (standard deviation of the logarithm), and by half as the
+# day before did. An hour differs from its day's shape by 5 to 39 %. A month's level drifts by 5 to 10 %. 0.6
+# to 1.6 days a month are below three quarters of what is usual. A day of a weekend has 0.5 to 1.2 of a
+# weekday.
 WEEKEND = 0.8  # of a weekday's hashrate
 HOURS, DAYS, LEVEL = 0.11, 0.08, 0.08  # standard deviations of the logarithm
 LEVEL_STEP = 14 * DAY  # seconds from one level to the next
