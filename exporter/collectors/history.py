@@ -167,9 +167,11 @@ class HistoryCollector(Collector[HistoryState, HistoryView]):
             fault = f"$.history: {future} of {count} rows begin in the future: {_clock(now)}"
         if future and future + answer.rejected > count - future:
             raise InvalidResponse(fault)
-        if rows and rows[-1].synctime < now.wall - history_rows.OLDEST:
-            newest = f"$.history: the newest row is of {_time(rows[-1].synctime)}"
-            raise InvalidResponse(f"{newest}, and the API's history is of the last 7 days: {_clock(now)}")
+        if rows and rows[-1].synctime < now.wall - max(history_rows.OLDEST, site.polls.history.max_row_age):
+            newest = (
+                f"$.history: the newest row is of {_time(rows[-1].synctime)}, and the API has the last 7 days"
+            )
+            raise InvalidResponse(f"{newest}: is synctime in Unix seconds? {_clock(now)}")
         settled = rows[: history_rows.settled_count(rows, now.wall)]
         meaning = history_rows.find_meaning(settled, state.meaning)
         kept = rows or state.rows

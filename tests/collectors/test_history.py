@@ -107,7 +107,10 @@ def test_more_rows_of_the_future_than_others_are_a_failure() -> None:
 )
 def test_only_rows_from_before_the_week_are_a_failure(newest: float) -> None:
     """The API has the last 7 days: a newest row of 8 days ago has another unit, or comes by another clock."""
-    with pytest.raises(InvalidResponse, match=r"newest row is of \d{4}-.*7 days: this machine's clock says"):
+    with pytest.raises(
+        InvalidResponse,
+        match=r"newest row is of \d{4}-.*7 days: is synctime in Unix seconds\? this machine's clock",
+    ):
         step(SITE, HISTORY, Snapshot(), Entries(rows(5, newest=newest)))
 
 
