@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import string
 from typing import NoReturn
@@ -17,6 +18,7 @@ from exporter.config.problems import (
     capped,
     join,
     together,
+    unexpected,
 )
 
 
@@ -141,3 +143,19 @@ def test_no_random_key_is_shown(letters: str) -> None:
     chosen = random.Random(1)  # noqa: S311 - what is random here is an example
 
     assert {"(odd key)"} == {join("", "".join(chosen.choices(letters, k=32))) for _ in range(1000)}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("canary"),
+        OSError(errno.EMFILE, "canary", "canary"),
+        RuntimeError("can't start new thread"),
+    ],
+    ids=repr,
+)
+def test_what_the_system_lacks_is_no_bug(error: Exception) -> None:
+    """Where memory, files or threads are used up, nobody is asked to report a bug."""
+    text = unexpected(error)
+
+    assert (True, False, False) == ("the system lacks" in text, "bug" in text, "canary" in text)
