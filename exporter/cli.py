@@ -33,7 +33,7 @@ from exporter import __version__, config, log
 from exporter.app import REAL_CLOCK, App, Options, check_files, check_online
 from exporter.backfill.command import OutputError, UsageError, write_backfill
 from exporter.config import ConfigError
-from exporter.config.problems import capped
+from exporter.config.problems import COUNTED, capped
 from exporter.config.sections import POLL_CLASSES
 from exporter.config.sharding import ALL_SITES, Share
 from exporter.web.listening import AddressError, address_of, listen, raise_open_files
@@ -92,7 +92,8 @@ def _config_problems(error: ConfigError) -> str:
     lines = []
     for source, group in itertools.groupby(error.problems, lambda problem: problem.source):
         first, *others = problems = list(group)
-        head = f"{source}: {len(problems)} problem{'s' if others else ''}"
+        least = "at least " if len(problems) >= COUNTED else ""  # reading has ended there
+        head = f"{source}: {least}{len(problems)} problem{'s' if others else ''}"
         if source and (first.path or others):
             lines.append("\n  ".join([head, *capped([problem.text for problem in problems])]))
         else:  # the whole source is the problem, or there is no source

@@ -15,6 +15,7 @@ import pytest
 
 from exporter import __version__, simulator
 from exporter.cli import main
+from exporter.config.problems import COUNTED
 from exporter.simulator import World
 from exporter.web.listening import address_of, listen
 from exporter.web.server import Server
@@ -156,7 +157,7 @@ def test_check_prints_what_a_config_means(
     out, err = capsys.readouterr()
     assert [] == [text for text in ("timeout: 7s", "1m30s", "SHOP_SECRET", "blog") if text not in out]
     assert "canary" not in out + err
-    assert err.startswith("warning: sites[1].secret: ")
+    assert err.startswith("warning: config.yaml: sites[1].secret (line 5): ")
     assert 1 == err.count("\n")
 
 
@@ -513,6 +514,15 @@ def test_a_thousand_sites_with_one_mistake_each_are_counted(tmp_path: Path, caps
     assert ("config.yaml: 1000 problems", "  and 950 more") == (head, last)
     assert "  sites[49].polls (line 51): unknown key; did you mean poll?" == problems[49]
     assert 50 == len(problems)
+
+
+def test_where_reading_ended_the_count_is_at_least(tmp_path: Path, capsys: Captured) -> None:
+    """A file with more mistakes than are read is told to have at least so many."""
+    (tmp_path / "config.yaml").write_text("sites: [{name: a, secret: canary}]\n" + "x: 1\n" * (COUNTED + 5))
+
+    assert 2 == main(["check"])
+    head, *_, last = capsys.readouterr().err.splitlines()
+    assert ("config.yaml: at least 10000 problems", "  and at least 9950 more") == (head, last)
 
 
 def test_warnings_are_counted_by_the_same_rule(tmp_path: Path, capsys: Captured) -> None:

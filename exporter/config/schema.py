@@ -103,7 +103,7 @@ def _section(value: object, section: type[Section], path: str, problems: Problem
         else:
             # Looking for a similar key takes long, so not for thousands that are not shown.
             hint = _hint(str(key)[:64], list(keys)) if len(problems.reported) < SHOWN else ""
-            problems.add(join(path, key), f"unknown key{hint}")
+            problems.add(join(path, key), f"unknown key{hint}", problems.hidden_lines.get((path, key)))
     for name, field in keys.items():
         if field.required and name not in entries:
             problems.add(join(path, name), f"missing: {unwrap(field.type)[1].description}")

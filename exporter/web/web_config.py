@@ -158,7 +158,7 @@ def _load(loader: "_Loader") -> WebConfig:
 
 def _load_document(loader: "_Loader") -> object:
     try:
-        return load_yaml(loader.read(loader.path), loader.problems)
+        return load_yaml(loader.read(loader.path), loader.problems, as_written=f"{_HEADERS}.")
     except Lack:
         raise
     except ValueError as error:
@@ -256,9 +256,7 @@ def read_users(values: dict[Any, Any], tls: Tls | None, problems: Problems) -> d
     for index, (user, value) in enumerate(values.items()):
         path = _entry(_USERS, user, index, problems)
         bcrypt = _BCRYPT.fullmatch(value) if isinstance(value, str) else None
-        if not isinstance(user, str):
-            problems.add(path, "a user name is text: put it in quotes")
-        elif ":" in user or CONTROL.search(user) or SURROGATE.search(user):
+        if ":" in user or CONTROL.search(user) or SURROGATE.search(user):
             problems.add(path, "a name with a colon or control characters can never log in: use another")
         elif bcrypt is not None:
             users[user] = Secret(bcrypt[0])
@@ -282,8 +280,7 @@ def read_headers(values: dict[Any, Any], problems: Problems) -> tuple[tuple[byte
     headers = []
     for index, (name, value) in enumerate(values.items()):
         path, allowed = _entry(_HEADERS, name, index, problems), ALLOWED_HEADERS.get(name)
-        # YAML reads `X-XSS-Protection: 1` as a number. An empty value is the empty text.
-        text = str(value) if type(value) is int else "" if value is None else value
+        text = "" if value is None else value
         if allowed is None:
             problems.add(path, f"cannot be configured; known here: {', '.join(ALLOWED_HEADERS)}")
         elif text is UNSET:
@@ -299,5 +296,7 @@ def read_headers(values: dict[Any, Any], problems: Problems) -> tuple[tuple[byte
 
 def _entry(section: str, key: object, index: int, problems: Problems) -> str:
     """Return the path of a mapping's entry, by its number if the key may be a secret."""
-    path = f"{section}.{key}"
-    return path if path in problems.lines else f"{section}[{index}]"
+    path, by_number = f"{section}.{key}", f"{section}[{index}]"
+    if line := problems.hidden_lines.get((section, str(key))):
+        problems.lines[by_number] = line
+    return path if path in problems.lines else by_number

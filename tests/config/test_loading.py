@@ -289,7 +289,7 @@ def test_without_a_file_the_environment_can_name_a_secret_file(tmp_path: Path) -
     loaded = load_absent(tmp_path, {"CRYPTOLOOT_SECRET_FILE": str(path)})
 
     assert SecretSource(Secret(CANARY), file=path) == loaded.sites[0].secret
-    assert loaded.warnings[0].startswith("CRYPTOLOOT_SECRET_FILE: others than the owner")
+    assert loaded.warnings[0].startswith("the environment: CRYPTOLOOT_SECRET_FILE: others than the owner")
 
 
 def test_without_a_file_both_variables_are_a_problem(tmp_path: Path) -> None:
