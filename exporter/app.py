@@ -24,7 +24,7 @@ from exporter.clock import Clock, Now
 from exporter.collectors.registry import USERS_COLLECTOR, polled_endpoints
 from exporter.collectors.snapshot import Store
 from exporter.config import Config, ConfigError
-from exporter.config.problems import Problem, bug, capped, together
+from exporter.config.problems import Problem, capped, together, unexpected
 from exporter.config.sharding import ALL_SITES, Share
 from exporter.pages.exporter_metrics import OwnMetrics
 from exporter.pages.pages import Pages
@@ -254,7 +254,7 @@ class App:
     def _refuse(self, event: str, error: Exception) -> list[str]:
         """Log why a load was refused; return the problems."""
         if not isinstance(error, ConfigError):
-            error = ConfigError([Problem("config", bug(error))])
+            error = ConfigError([Problem("config", unexpected(error))])
         status = self._load_status.with_refusal(event)
         # The watch tries again each second where that may help, and tells the same refusal once.
         if event != WEB_CONFIG_REFUSED or (status, error.texts) != (self._load_status, self._refusal):

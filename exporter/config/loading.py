@@ -23,6 +23,7 @@ from exporter.config.secret import (
     clean,
     doubt,
     exposed,
+    lacks,
     read_regular,
     read_secret,
     secret_variable,
@@ -62,7 +63,8 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         # One byte more than allowed is enough to tell that a file is too large.
         data, _ = read_regular(path, MAX_BYTES)
     except ValueError as error:
-        problems.add("", f"{error}. Correct that, or name another file with --config.file")
+        advice = "" if lacks(error) else ". Correct that, or name another file with --config.file"
+        problems.add("", f"{error}{advice}")
         raise ConfigError(problems.reported) from None
     return _Builder(environ, path.parent, problems).build(load_yaml(data, problems))
 

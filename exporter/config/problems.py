@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from exporter.config.secret import Lack, lacks
+
 SHOWN = 50  # of one list of problems or warnings: more than people make by hand
 COUNTED = 10_000  # problems of one document: then reading ends
 
@@ -151,8 +153,13 @@ def together(*loads: Callable[[], Any]) -> list[Any]:
     return results
 
 
-def bug(error: Exception) -> str:
-    """Name an exception that no file should raise, and its place; not its text, which may hold a secret."""
+def unexpected(error: Exception) -> str:
+    """Name an exception that no file should raise, and its place; not its text, which may hold a secret.
+
+    Where the system lacks something, say that instead.
+    """
+    if lacks(error):
+        return str(error if isinstance(error, Lack) else Lack("cannot be loaded"))
     *_, frame = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frame.filename).name}:{frame.lineno}"
     return f"cannot be loaded: {type(error).__name__} at {place}. This is a bug of the exporter: report it"

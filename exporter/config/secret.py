@@ -22,7 +22,17 @@ _PLACEHOLDER = re.compile(r"\$\{.*\}|\$\(.*\)|\{\{.*\}\}|\$[A-Za-z_][A-Za-z0-9_]
 
 
 class Lack(ValueError):
-    """The system lacks files or memory: no fault of the file that is read, and it may pass."""
+    """The system lacks files, memory or threads: no fault of the file that is read, and it may pass."""
+
+    def __init__(self, problem: str) -> None:
+        advice = "try again, or raise the limit of open files (ulimit -n)"
+        super().__init__(f"{problem}: the system lacks open files, memory or threads: {advice}")
+
+
+def lacks(error: Exception) -> bool:
+    """Whether an exception says that the system lacks something."""
+    names_it = isinstance(error, Lack | MemoryError) or str(error) == "can't start new thread"
+    return names_it or (isinstance(error, OSError) and error.errno in _LACK)
 
 
 class Secret:
@@ -131,7 +141,7 @@ def secret_variable(name: str, environ: Mapping[str, str]) -> Secret:
 
 def read_regular(file: Path, limit: int) -> tuple[bytes, os.stat_result]:
     """Return a regular file's content, cut at `limit` + 1 bytes, and its status. Raises ValueError."""
-    kind = ValueError
+    kind: type[ValueError] = ValueError
     try:
         # Without O_NONBLOCK, a pipe at this path would block the event loop for ever.
         with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
@@ -140,7 +150,7 @@ def read_regular(file: Path, limit: int) -> tuple[bytes, os.stat_result]:
                 return opened.read(limit + 1), status
         fault = "is not a regular file"
     except OSError as error:
-        kind = Lack if error.errno in _LACK else ValueError
+        kind = Lack if lacks(error) else ValueError
         directory = isinstance(error, IsADirectoryError)
         fault = "is not a regular file" if directory else f"cannot be read: {error.strerror}"
     except ValueError:

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from exporter.config import ConfigError, schema
-from exporter.config.problems import Problem, Problems, bug
-from exporter.config.secret import CONTROL, SURROGATE, Lack, Secret, exposed, read_regular
+from exporter.config.problems import Problem, Problems, unexpected
+from exporter.config.secret import CONTROL, SURROGATE, Lack, Secret, exposed, lacks, read_regular
 from exporter.config.yamlfile import load_yaml
 from exporter.web.tls import (
     TLS_CONFIG,
@@ -127,11 +127,10 @@ def load(path: Path) -> WebConfig:
         return _load(loader)
     except ConfigError as error:
         problems = error.problems
-    except Lack as error:
-        advice = "the system lacks files or memory: try again, or raise the limit of open files (ulimit -n)"
-        raise ConfigError([Problem("", f"{error}: {advice}", source=str(path))]) from None
     except Exception as error:  # noqa: BLE001 - the stamps say when another try makes sense
-        problems = (Problem("", bug(error), source=str(path)),)
+        problems = (Problem("", unexpected(error), source=str(path)),)
+        if lacks(error):
+            raise ConfigError(problems) from None
     raise BadWebConfig(problems, loader.stamps)
 
 

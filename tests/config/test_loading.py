@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -564,3 +565,15 @@ def test_a_key_that_can_be_guessed_is_refused(tmp_path: Path, key: str, refused:
     assert refused == bool(problems)
     assert [expected] * refused == [":".join(problem.split(":")[:2]) for problem in problems]
     assert key not in str(problems)
+
+
+def test_out_of_files_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    """Where the system has no more open files, the advice is to raise the limit, not to correct the file."""
+    (tmp_path / "config.yaml").write_text("sites: []\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(ConfigError, match=r"Too many open files: the system lacks .*ulimit -n\)$"):
+            config.load(tmp_path / "config.yaml", ENVIRON)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import string
 from typing import NoReturn
@@ -17,6 +18,7 @@ from exporter.config.problems import (
     capped,
     join,
     together,
+    unexpected,
 )
 
 
@@ -171,3 +173,19 @@ def test_a_warning_has_the_form_of_a_problem() -> None:
 
 def problems_texts(problems: Problems) -> list[str]:
     return [str(problem) for problem in problems.reported]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("canary"),
+        OSError(errno.EMFILE, "canary", "canary"),
+        RuntimeError("can't start new thread"),
+    ],
+    ids=repr,
+)
+def test_what_the_system_lacks_is_no_bug(error: Exception) -> None:
+    """Where memory, files or threads are used up, nobody is asked to report a bug."""
+    text = unexpected(error)
+
+    assert (True, False, False) == ("the system lacks" in text, "bug" in text, "canary" in text)

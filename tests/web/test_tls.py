@@ -276,7 +276,7 @@ def test_no_file_descriptor_left_is_no_fault_of_the_pair(pki: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
-        with pytest.raises(Lack, match=r"^cannot be loaded: Too many open files$"):
+        with pytest.raises(Lack, match=r"^cannot be loaded: Too many open files: the system lacks "):
             pair_fault(cert, key)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
