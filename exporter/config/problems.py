@@ -46,9 +46,8 @@ class Problem(NamedTuple):
 
     def at(self, place: str) -> str:
         """Return the problem as one of this place."""
-        return (
-            f"{place}: {self.message}" if self.line is None else f"{place} (line {self.line}): {self.message}"
-        )
+        line = "" if self.line is None else f" (line {self.line})"
+        return f"{place}{line}: {self.message}"
 
     @property
     def _name(self) -> str:

@@ -11,14 +11,6 @@ from typing import Any, NoReturn
 
 import yaml
 from msgspec import UNSET
-from yaml.events import (
-    AliasEvent,
-    MappingEndEvent,
-    MappingStartEvent,
-    ScalarEvent,
-    SequenceEndEvent,
-    StreamEndEvent,
-)
 
 from exporter.config.problems import HIDDEN, ConfigError, Problems, join
 
@@ -128,16 +120,16 @@ class _Reader:
     def document(self) -> Any:
         """Return the only document of the stream, None if there is none."""
         self._next()  # the start of the stream
-        if isinstance(self._next(), StreamEndEvent):
+        if isinstance(self._next(), yaml.StreamEndEvent):
             return None
         value = self._value(self._next(), "", 0)
         self._next()  # the end of the document
-        if not isinstance(event := self._next(), StreamEndEvent):
+        if not isinstance(event := self._next(), yaml.StreamEndEvent):
             _refuse("a second document begins: keep one", event)
         return value
 
     def _value(self, event: Any, path: str, depth: int) -> Any:
-        if isinstance(event, AliasEvent):
+        if isinstance(event, yaml.AliasEvent):
             # A value is known once it is complete, so no value contains itself.
             if event.anchor not in self._anchors:
                 _refuse("no complete value above this alias has its anchor", event)
@@ -146,15 +138,15 @@ class _Reader:
             return value
         before = self._values
         self._count(1, event)
-        if isinstance(event, ScalarEvent):
+        if isinstance(event, yaml.ScalarEvent):
             value = self._scalar(event, path)
         elif depth == MAX_DEPTH:
             _refuse(f"nested too deeply: more than {MAX_DEPTH} levels", event)
-        elif isinstance(event, MappingStartEvent):
+        elif isinstance(event, yaml.MappingStartEvent):
             value = self._mapping(path, depth + 1)
         else:
             value = []
-            while not isinstance(item := self._next(), SequenceEndEvent):
+            while not isinstance(item := self._next(), yaml.SequenceEndEvent):
                 child = f"{path}[{len(value)}]"
                 self._problems.lines.setdefault(child, item.start_mark.line + 1)
                 value.append(self._value(item, child, depth + 1))
@@ -173,10 +165,10 @@ class _Reader:
         mapping: dict[str, Any] = {}
         merged: list[tuple[Any, int]] = []  # with the line of `<<`
         first: dict[str, int] = {}  # the line of each key
-        while not isinstance(event := self._next(), MappingEndEvent):
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
             line = event.start_mark.line + 1
             # As in Go, a key is the text in the file: `1`, `on` and `2026-01-01` are names like any other.
-            written = event.value if isinstance(event, ScalarEvent) else None
+            written = event.value if isinstance(event, yaml.ScalarEvent) else None
             child = join(path, written)
             self._problems.lines.setdefault(child, line)
             if written == "<<" and event.implicit[0]:

@@ -136,9 +136,16 @@ def load(path: Path) -> WebConfig:
 
 def _load(loader: "_Loader") -> WebConfig:
     """Read the file that `load` reads. Raises ConfigError."""
-    problems, written = loader.problems, _load_document(loader)
+    problems = loader.problems
+    written: object = None
+    try:
+        written = load_yaml(loader.read(loader.path), problems, as_written=f"{_HEADERS}.")
+    except Lack:
+        raise
+    except ValueError as error:
+        problems.add("", str(error))
     document: dict[str, Any] = schema.read(without_absent(written), WebFile, "", problems) or {}
-    sections = written if isinstance(written, dict) else {}
+    sections: dict[Any, Any] = written if isinstance(written, dict) else {}
     http = document.get("http_server_config", {})
     if "http2" in http:
         problems.warn("http_server_config.http2", "has no effect: the exporter speaks HTTP/1.1 alone")
@@ -153,16 +160,6 @@ def _load(loader: "_Loader") -> WebConfig:
     if problems.reported:
         raise ConfigError(problems.reported)
     return WebConfig(tls, users, headers, tuple(problems.warnings), loader.stamps)
-
-
-def _load_document(loader: "_Loader") -> object:
-    try:
-        return load_yaml(loader.read(loader.path), loader.problems, as_written=f"{_HEADERS}.")
-    except Lack:
-        raise
-    except ValueError as error:
-        loader.problems.add("", str(error))
-        return UNSET
 
 
 def without_absent(document: object) -> object:
@@ -184,9 +181,7 @@ def without_absent(document: object) -> object:
 
 
 def _known_with_value(values: dict[Any, Any], section: type[schema.Section]) -> dict[Any, Any]:
-    def absent(key: object, value: object) -> bool:
-        return absent_in_tls(key, value) if section is TlsSection else value is None
-
+    absent = absent_in_tls if section is TlsSection else lambda _key, value: value is None
     known = schema.fields(section)
     return {key: value for key, value in values.items() if key not in known or not absent(key, value)}
 
