@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from msgspec import UNSET
 
 from exporter.config import schema, sections
-from exporter.config.authority import Authority, read_authority
+from exporter.config.authority import read_authority
 from exporter.config.problems import ConfigError, Problem, Problems
 from exporter.config.secret import (
     Secret,
@@ -133,22 +133,18 @@ class _Builder(NamedTuple):
     def api(self, values: dict[str, Any], sites: int) -> Api:
         # More sites than 8 slots can serve in time get more slots. Beyond 64, httpx itself is the bottleneck.
         slots = min(max(8, math.ceil(sites / 20)), 64)
-        if "ca_file" in values:
-            values = values | {"ca_file": self.authority(values["ca_file"])}
+        if name := values.get("ca_file"):
+            values = values | {"ca_file": None}
+            try:
+                values["ca_file"] = read_authority(self.directory / name)
+            except ValueError as error:
+                self.problems.add("api.ca_file", f"the file named here {error}{self.sought(name)}")
         api = Api(**schema.defaults(sections.ApiSection) | {"max_concurrency": slots} | values)
         if not (api.allow_insecure or api.private or self.problems.has("api.allow_insecure")):
             self.problems.add("api.url", _INSECURE)
         if api.ca_file and api.url.startswith("http:"):
             self.problems.warn("api.ca_file", "without effect: api.url is http://, without certificates")
         return api
-
-    def authority(self, name: str) -> Authority | None:
-        """Read `api.ca_file`. With a fault, there is none."""
-        try:
-            return read_authority(self.directory / name)
-        except ValueError as error:
-            self.problems.add("api.ca_file", f"the file named here {error}{self.sought(name)}")
-        return None
 
     def site(self, number: int, values: dict[str, Any], poll: dict[str, Any]) -> dict[str, Any]:
         """Return a site's own fields, read first: their problems come before those of `users` and `api`."""

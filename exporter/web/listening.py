@@ -58,28 +58,32 @@ def open_listening(host: str, port: int) -> socket.socket:
 
 
 def listen(addresses: Sequence[str], open_socket: Opener = open_listening) -> list[socket.socket]:
-    """Open a listening socket for each address, or none at all. Raises AddressError.
-
-    An address without a host takes IPv6 and IPv4, or IPv4 alone where IPv6 is off.
-    """
+    """Open a listening socket for each address, or none at all. Raises AddressError."""
     sockets = []
     with contextlib.ExitStack() as opened:
         for text in addresses:
             host, port = parse_address(text)
             try:
-                try:
-                    listening = open_socket(host or "::", port)
-                except OSError as error:
-                    if host or error.errno not in IPV6_OFF:
-                        raise
-                    listening = open_socket("0.0.0.0", port)  # noqa: S104 - what the operator asks for
+                listening = opened.enter_context(_listen_on(host, port, open_socket))
             except (OSError, UnicodeError) as error:
                 why = getattr(error, "strerror", None) or error
                 advice = ADVICE.get(getattr(error, "errno", None), "choose another address")
                 raise AddressError(f"{FLAG}: cannot listen on {text}: {why}: {advice}") from None
-            sockets.append(opened.enter_context(listening))
+            sockets.append(listening)
         opened.pop_all()  # all are open: leave them so
     return sockets
+
+
+def _listen_on(host: str, port: int, open_socket: Opener) -> socket.socket:
+    """Open a listening socket. Without a host it takes IPv6 and IPv4, or IPv4 alone where IPv6 is off."""
+    if host:
+        return open_socket(host, port)
+    try:
+        return open_socket("::", port)
+    except OSError as error:
+        if error.errno not in IPV6_OFF:
+            raise
+    return open_socket("0.0.0.0", port)  # noqa: S104 - what the operator asks for
 
 
 def address_of(listening: socket.socket) -> str:
