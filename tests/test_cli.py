@@ -487,7 +487,7 @@ def test_a_problem_of_the_environment_stands_under_its_name(
     ("text", "expected"),
     [
         ("api: {}\nsites: [", "not valid YAML: while parsing a flow node"),
-        ("api: {}\nsites: *none", "no complete value above this alias"),
+        ("api: {}\nsites: *none", "this alias (`*…`) needs a complete value"),
         ("api: {}\nsites: \x07", "a character YAML does not allow"),
         ("api: {}\nsites: \udcff", "not UTF-8"),
     ],

@@ -175,8 +175,8 @@ def join(path: str, key: object) -> str:
 
 def type_name(value: object) -> str:
     """Name the type of a value, without its content."""
-    kinds = {type(None): "nothing", bool: "true or false", str: "text", dict: "a mapping", list: "a list"}
-    kinds |= {int: "a number", float: "a number", date: "a date", datetime: "a date"}
+    kinds = {type(None): "nothing", bool: "a boolean", str: "text", dict: "a mapping", list: "a list"}
+    kinds |= {int: "a number", float: "a number", date: "a date", datetime: "a date", bytes: "binary data"}
     return kinds.get(type(value), "something else")
 
 

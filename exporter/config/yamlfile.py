@@ -132,7 +132,7 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent):
             # A value is known once it is complete, so no value contains itself.
             if event.anchor not in self._anchors:
-                _refuse("no complete value above this alias has its anchor", event)
+                _refuse("this alias (`*…`) needs a complete value with its anchor (`&…`) above it", event)
             value, values = self._anchors[event.anchor]
             self._count(values, event)
             return value

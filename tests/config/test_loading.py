@@ -90,7 +90,10 @@ def test_an_alias_of_itself_is_no_trap(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(path, ENVIRON)
 
-    assert "config.yaml (line 1): no complete value above this alias has its anchor" == str(caught.value)
+    assert (
+        "config.yaml (line 1): this alias (`*…`) needs a complete value with its anchor (`&…`) above it"
+        == str(caught.value)
+    )
 
 
 def test_defaults_are_those_of_the_contract() -> None:
