@@ -178,7 +178,8 @@ class _Reader:
                 written = self._value(event, child, depth)
             else:
                 self._count(1, event)
-                self._anchors |= {event.anchor: (written, 1)} if event.anchor else {}
+                if event.anchor:
+                    self._anchors[event.anchor] = written, 1
             value = self._value(self._next(), child, depth)
             if not isinstance(written, str):
                 self._problems.add(child, "a key is text, not a list, a mapping or an alias of one", line)
