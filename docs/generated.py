@@ -187,7 +187,9 @@ levels. `check`, the log and `/-/reload` show 50 problems or warnings of one lis
 
 `--web.config.file` has TLS, passwords and headers in the
 [format of Prometheus' exporter-toolkit](https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md).
-It is looked at once a second, with the files that it names. [design.md](design.md) says what is refused by name.
+It is looked at once a second, with the files that it names, and a change needs no reload. When the change is refused,
+`cryptoloot_exporter_config_last_reload_successful` is 0 a second later; it is 1 again a second after the repair, unless the
+last reload of the config was refused too. [design.md](design.md) says what is refused by name.
 """
 
 
@@ -260,7 +262,12 @@ _COMMANDS = """\
 Written by `python -m docs` from [exporter/cli.py](../exporter/cli.py). `cryptoloot-exporter COMMAND --help` says the same;
 `python -m exporter` is the same program. Flags follow the Prometheus daemons'. Secrets are never flags.
 
-Exit codes: 0 fine, also after SIGTERM and SIGINT; 1 failed while working; 2 wrong usage or config.
+Exit codes: 0 fine, also after SIGTERM and SIGINT; 1 failed while working; 2 wrong usage or config. Output that cannot be
+written is 1, also if its reader has gone (`check | head -1`). Logs that cannot be written are lost, and nothing stops.
+
+SIGTERM and SIGINT stop `run`, `demo` and `simulate`; SIGHUP reloads the files of `run` and `demo`. During the start they wait.
+Only in the first 10 ms or so of the process, before Python runs the program, the system's default holds: a signal ends the
+process, or is lost if it is the first process of a container.
 
 | command | does |
 |---|---|

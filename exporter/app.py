@@ -40,7 +40,7 @@ from exporter.polling.jobs import Job, jobs_of
 from exporter.polling.poller import Failure, Poller, poll_once, secrets_of
 from exporter.polling.reload_plan import Plan, plan
 from exporter.web.access import PreparedWebConfig, WebAccess
-from exporter.web.handshake import HandshakeFailures, HandshakeReason, ServerContext
+from exporter.web.handshake import HandshakeFailures, HandshakeReason
 from exporter.web.listening import address_of, listen
 from exporter.web.routes import Hooks, Web
 from exporter.web.server import Server
@@ -94,7 +94,8 @@ class App:
         self._access = WebAccess(options.web_config, os.urandom(32))
         # A request that is given up must not stop a reload half-way.
         reload = (lambda: asyncio.shield(self._spawn(self.reload()))) if options.lifecycle else None
-        hooks = Hooks(clock.now, self._process_info, self._stuck_loops, self._ready, reload)
+        stuck, ready = self._stuck_loops, (lambda: bool(self._server and self._server.started))
+        hooks = Hooks(clock.now, self._process_info, stuck, ready, reload)
         self.web = Web(self._pages, hooks, self._access, options.external_url)
         self._server: Server | None = None
         self._config: Config
@@ -115,7 +116,12 @@ class App:
             return
         config, prepared = self._loading.result()
         self._access.apply(prepared)
-        self._server = self._make_server(prepared.context)
+        failures = self._own.tls_handshake_failures
+        for reason in HandshakeReason if prepared.context else ():
+            failures.labels(reason)  # with TLS, each reason is there from the start
+        count, mono = (lambda reason: failures.labels(reason).inc()), (lambda: self._clock.now().mono)
+        failed = HandshakeFailures(count, mono)
+        self._server = Server(self.web, context=prepared.context, handshake_failed=failed)
         sockets = listen(self._options.addresses)  # first: if that fails, do not poll
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.close)
@@ -130,14 +136,6 @@ class App:
             self._log_listening(addresses, config)
             announce(addresses)
             await self._server.serve(sockets)
-
-    def _make_server(self, context: ServerContext | None) -> Server:
-        """Return the server; with TLS, the counter of failed handshakes has each reason from the start."""
-        counter = self._own.tls_handshake_failures
-        for reason in HandshakeReason if context else ():
-            counter.labels(reason)
-        count, mono = (lambda reason: counter.labels(reason).inc()), (lambda: self._clock.now().mono)
-        return Server(self.web, context=context, handshake_failed=HandshakeFailures(count, mono))
 
     async def start(self, config: Config | None = None) -> None:
         """Begin to poll, without a listener, with this config or the one it loads. Raises ConfigError."""
@@ -196,18 +194,6 @@ class App:
             await self.reload()
 
         self._spawn(reload())
-
-    async def reload_web_config(self) -> None:
-        """Take a changed web config; when it is refused, the old one stays."""
-        async with self._reloading:
-            try:
-                await self._renew(await asyncio.to_thread(self._access.prepare_reload))
-            except Exception as error:  # noqa: BLE001 - a certificate that is not renewed must not go unnoticed
-                self._refuse(WEB_CONFIG_REFUSED, error)
-                return
-            now = self._clock.now().wall
-            self._set_load_status(self._load_status.without_refusal(WEB_CONFIG_REFUSED, now))
-            logger.info("web_config_changed", notes=list(self._access.config.notes))
 
     def stop(self) -> None:
         """Let `run` return: answers are finished, but not for longer than a second."""
@@ -283,16 +269,24 @@ class App:
             self._access.apply(prepared)
 
     async def _watch(self) -> None:
-        """Take changes of the web config, its certificates and keys as they are made."""
+        """Take changes of the web config, its certificates and keys; a refusal changes nothing."""
         while True:
             await self._clock.sleep(WATCH_INTERVAL)
-            if self._access.changed():
-                await self.reload_web_config()
+            if not self._access.changed():
+                continue
+            async with self._reloading:
+                try:
+                    await self._renew(await asyncio.to_thread(self._access.prepare_reload))
+                except Exception as error:  # noqa: BLE001 - it must not go unnoticed, nor end the watch
+                    self._refuse(WEB_CONFIG_REFUSED, error)
+                    continue
+                now = self._clock.now().wall
+                self._set_load_status(self._load_status.without_refusal(WEB_CONFIG_REFUSED, now))
+                logger.info("web_config_changed", notes=list(self._access.config.notes))
 
     def _log_listening(self, addresses: list[str], config: Config) -> None:
         """Log the addresses, and warn of a web config's notes and of user names that anybody can read."""
-        access = self._access
-        warnings: list[object] = [*access.config.notes]
+        access, warnings = self._access, [*self._access.config.notes]
         for address in addresses:
             logger.info("listening", address=address, scheme=access.scheme, guarded=access.restricted)
         local = all(address.startswith(("127.", "[::1]")) for address in addresses)
@@ -300,9 +294,6 @@ class App:
             problem = "users.names: anybody who reaches the listener reads plain user names"
             warnings.append(f"{problem}: guard it with --web.config.file, or set names to hmac or off")
         _warn(warnings)
-
-    def _ready(self) -> bool:
-        return self._server is not None and self._server.started
 
     def _stuck_loops(self) -> list[str]:
         return self._poller.stuck(self._clock.now())
@@ -323,13 +314,13 @@ class App:
         )
 
 
-def _warn(problems: Sequence[object]) -> None:
+def _warn(problems: Sequence[str]) -> None:
     """Log warnings of the config."""
     for problem in capped(problems):
         logger.warning("config_warning", problem=problem)
 
 
-def check_files(load: Callable[[], Config], web_config: Path | None) -> tuple[Config, tuple[object, ...]]:
+def check_files(load: Callable[[], Config], web_config: Path | None) -> tuple[Config, tuple[str, ...]]:
     """Read the config, the environment and the web config as `run` would; return the config and all warnings.
 
     Raises ConfigError with the problems of both files.

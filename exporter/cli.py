@@ -31,9 +31,9 @@ import uvloop
 
 from exporter import __version__, config, log
 from exporter.app import REAL_CLOCK, App, Options, check_files, check_online
-from exporter.backfill.command import UsageError, write_backfill
+from exporter.backfill.command import OutputError, UsageError, write_backfill
 from exporter.config import ConfigError
-from exporter.config.problems import capped, counted
+from exporter.config.problems import COUNTED, capped
 from exporter.config.sections import POLL_CLASSES
 from exporter.config.sharding import ALL_SITES, Share
 from exporter.web.listening import AddressError, address_of, listen, raise_open_files
@@ -51,30 +51,31 @@ LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0 fine, 1 failed while working, 2 wrong usage or config."""
+    """Run one command; return its exit code: 0 fine, 1 failed while working, 2 wrong usage or config.
+
+    If the reader of the output has gone (`check | head -1`) it is 1, without a word.
+    """
     set_encodings()
-    flags = parser().parse_args(arguments)
-    log.setup(getattr(flags, "log_level", "error"), getattr(flags, "log_format", None), sys.stderr)
-    if flags.command not in {run, demo, simulate}:
-        _take_signals()
     try:
+        flags = parser().parse_args(arguments)
+        log.setup(getattr(flags, "log_level", "error"), getattr(flags, "log_format", None), sys.stderr)
+        if flags.command not in {run, demo, simulate}:
+            _take_signals()
         code: int = flags.command(flags)
-        sys.stdout.flush()
-    except (AddressError, ConfigError, UsageError) as error:
-        _tell(_config_problems(error) if isinstance(error, ConfigError) else str(error))
-        return MISUSED
+    except (AddressError, ConfigError, UsageError, OutputError) as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            return FAILED
+        with contextlib.suppress(OutputError):  # the code says that something is wrong
+            _tell(_config_problems(error) if isinstance(error, ConfigError) else str(error))
+        return FAILED if isinstance(error, OutputError) else MISUSED
     except KeyboardInterrupt:
         return FINE
-    except OSError as error:  # of a print: every other one has become a sentence
-        _discard(sys.stdout)
-        if isinstance(error, BrokenPipeError):  # `check | head`: the reader has seen enough
-            return FINE
-        _tell(f"the output cannot be written: {error.strerror}")
-        return FAILED
     except Exception:  # noqa: BLE001 - every exception is logged without secrets
         # Python would print the traceback as it is, and an exception's text may hold a URL and so a secret.
         structlog.get_logger().critical("crashed", exc_info=True)
         return FAILED
+    finally:
+        _discard_unwritten()
     return code
 
 
@@ -90,7 +91,8 @@ def _config_problems(error: ConfigError) -> str:
     lines = []
     for source, group in itertools.groupby(error.problems, lambda problem: problem.source):
         first, *others = problems = list(group)
-        head = f"{source}: {counted(problems)} problem{'s' if others else ''}"
+        least = "at least " if len(problems) >= COUNTED else ""  # reading has ended there
+        head = f"{source}: {least}{len(problems)} problem{'s' if others else ''}"
         if source and (first.path or others):
             lines.append("\n  ".join([head, *capped([problem.text for problem in problems])]))
         else:  # the whole source is the problem, or there is no source
@@ -99,15 +101,26 @@ def _config_problems(error: ConfigError) -> str:
 
 
 def _tell(text: str, end: str = "\n") -> None:
+    _print(text, end, sys.stderr)
+
+
+def _print(text: str, end: str = "\n", stream: TextIO | None = None) -> None:
+    """Write to stdout, or to stderr. Raises OutputError."""
+    name = "standard output" if stream is None else "standard error"
     try:
-        print(text, end=end, file=sys.stderr, flush=True)
-    except OSError:  # a full disk changes no exit code
-        _discard(sys.stderr)
+        print(text, end=end, file=stream, flush=True)
+    except OSError as error:
+        advice = "free space there, or redirect it to another place"
+        raise OutputError(f"{name} cannot be written: {error.strerror}: {advice}") from error
 
 
-def _discard(stream: TextIO) -> None:
-    """Send what a stream still has to /dev/null: Python would try to write it once more at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _discard_unwritten() -> None:
+    """Drop what a stream did not take: Python would try again at its end, and then exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # --------------------------------------------------------------------------------------------------- commands
@@ -141,7 +154,7 @@ def demo(flags: Namespace) -> NoReturn:
     def announce(addresses: list[str]) -> None:
         for address in addresses:
             local = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
-            print(f"Two simulated sites: http://{local}/metrics (more: http://{local}/)", flush=True)
+            _print(f"Two simulated sites: http://{local}/metrics (more: http://{local}/)")
 
     _run_until_stopped(serve())
 
@@ -149,13 +162,13 @@ def demo(flags: Namespace) -> NoReturn:
 def check(flags: Namespace) -> int:
     """Print what a config means; with `--online`, also what its sites export."""
     loaded, warnings = check_files(_source(flags), flags.web_config_file)
-    print(config.masked(loaded), end="")
+    _print(config.masked(loaded), end="")
     for warning in capped(warnings):
         _tell(f"warning: {warning}")
     if not flags.online:
         return FINE
     page, failures, refused = asyncio.run(check_online(loaded))
-    print(page, end="")
+    _print(page, end="")
     for site, endpoint, reason, detail in failures:
         _tell(f"failed: {site} {endpoint}: {reason}: {detail}")
     for site, place, problem in refused:  # a user who has not mined yet is unknown: this is no failure
@@ -187,7 +200,7 @@ def simulate(flags: Namespace) -> NoReturn:
         sockets = listen([flags.web_listen_address])
         server = _simulator_server(simulator.app(world))
         _on_stop_signal(server.stop)
-        print(f"The simulated API answers on http://{address_of(sockets[0])} for {names}", flush=True)
+        _print(f"The simulated API answers on http://{address_of(sockets[0])} for {names}")
         await server.serve(sockets)
 
     _run_until_stopped(serve())
@@ -269,9 +282,6 @@ def _run_until_stopped(work: Coroutine[None, None, None]) -> NoReturn:
     gc.freeze()  # modules stay in memory: examining them again takes 40 ms, in which no scrape is answered
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):  # of a full disk: the work was done
-                stream.flush()
         os._exit(FINE)
 
 
@@ -291,6 +301,13 @@ class Parser(argparse.ArgumentParser):
         dest = re.sub(r"\W", "_", name[2:])
         action = (group or self).add_argument(name, dest=dest, help=text, **options)
         action.metavar = value or None
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print usage, help or the version. argparse hides that it cannot be printed."""
+        if file is sys.stdout:
+            _print(message, end="")
+        else:
+            super()._print_message(message, file)
 
 
 def parser() -> Parser:

@@ -183,16 +183,12 @@ def _for_console(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 def _as_logfmt(_logger: object, _method: str, event: EventDict) -> str:
     """Return the event as `key=value` pairs. What is quoted is a JSON string, all of it ASCII."""
-    return " ".join(f"{_logfmt_key(key)}={_logfmt_value(value)}" for key, value in event.items())
-
-
-def _logfmt_key(key: str) -> str:
-    return re.sub(r"[^\w.-]", "_", key, flags=re.ASCII) or "_"
-
-
-def _logfmt_value(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if _BARE.fullmatch(text) else json.dumps(text)
+    pairs = []
+    for key, value in event.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        name = re.sub(r"[^\w.-]", "_", key, flags=re.ASCII) or "_"
+        pairs.append(f"{name}={text if _BARE.fullmatch(text) else json.dumps(text)}")
+    return " ".join(pairs)
 
 
 def _escaped(text: str) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import threading
 import time
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 
 from exporter import __version__, simulator
 from exporter.cli import main
+from exporter.config.problems import COUNTED
 from exporter.simulator import World
 from exporter.web.listening import address_of, listen
 from exporter.web.server import Server
@@ -485,7 +487,7 @@ def test_a_problem_of_the_environment_stands_under_its_name(
     ("text", "expected"),
     [
         ("api: {}\nsites: [", "not valid YAML: while parsing a flow node"),
-        ("api: {}\nsites: *none", "no complete value above this alias"),
+        ("api: {}\nsites: *none", "this alias (`*…`) needs a complete value"),
         ("api: {}\nsites: \x07", "a character YAML does not allow"),
         ("api: {}\nsites: \udcff", "not UTF-8"),
     ],
@@ -514,9 +516,9 @@ def test_a_thousand_sites_with_one_mistake_each_are_counted(tmp_path: Path, caps
     assert 50 == len(problems)
 
 
-def test_reading_ends_at_ten_thousand_problems(tmp_path: Path, capsys: Captured) -> None:
-    """Nobody knows how many there are then."""
-    (tmp_path / "config.yaml").write_text("sites:\n" + "- {name: [], secret: canary, a: 1}\n" * 5_000)
+def test_where_reading_ended_the_count_is_at_least(tmp_path: Path, capsys: Captured) -> None:
+    """A file with more mistakes than are read is told to have at least so many."""
+    (tmp_path / "config.yaml").write_text("sites: [{name: a, secret: canary}]\n" + "x: 1\n" * (COUNTED + 5))
 
     assert 2 == main(["check"])
     head, *_, last = capsys.readouterr().err.splitlines()
@@ -531,3 +533,61 @@ def test_warnings_are_counted_by_the_same_rule(tmp_path: Path, capsys: Captured)
     assert 0 == main(["check"])
     *warnings, last = capsys.readouterr().err.splitlines()
     assert (50, "warning: and 950 more") == (len(warnings), last)
+
+
+# ------------------------------------------------------------------------------------------------- full disks
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["check", "--help"], ["check"]])
+def test_a_full_disk_fails_what_writes_to_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, arguments: list[str]
+) -> None:
+    """Output that cannot be written is 1 and one sentence about the stream, without a traceback."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET", "canary")
+    with Path("/dev/full").open("w") as full, contextlib.redirect_stdout(full):
+        code = main(arguments)
+
+    (told,) = reports(err := capsys.readouterr().err)
+    assert (1, False) == (code, "crashed" in err)
+    assert told.startswith("standard output cannot be written: No space left on device: ")
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "-"])
+def test_a_backfill_to_a_full_disk_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, output: str
+) -> None:
+    """Samples that cannot be written are 1, with the flag: the flag itself is well."""
+    monkeypatch.setenv("DEMO_SECRET", SECRET)
+    with simulated() as url, Path("/dev/full").open("w") as full, contextlib.redirect_stdout(full):
+        write_site(tmp_path, url)
+        code = main(["backfill", "--until=now", f"--output={output}"])
+
+    told = reports(capsys.readouterr().err)[-1]
+    assert (1, f"--output {output}: No space left on device: free space there") == (code, told)
+
+
+@pytest.mark.parametrize(("code", "text"), [(1, ""), (2, "pol: {}\n")])
+def test_the_exit_code_says_what_stderr_cannot(tmp_path: Path, code: int, text: str) -> None:
+    """A warning that nobody reads is 1, and a bad config is 2 though its problems cannot be written."""
+    (tmp_path / "config.yaml").write_text(f"sites: [{{name: a, secret: canary}}]\n{text}")
+    with Path("/dev/full").open("w") as full, contextlib.redirect_stderr(full):
+        assert code == main(["check"])
+
+
+def test_wrong_usage_is_2_on_a_full_disk() -> None:
+    """The parser's code stays, whether its words can be written or not."""
+    with Path("/dev/full").open("w") as full, contextlib.redirect_stderr(full):
+        assert 2 == misused("check", "--frobnicate")
+
+
+def test_a_reader_that_has_gone_is_as_after_sigpipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """`check | head -1` ends without a word, with the code that a shell shows for SIGPIPE."""
+    monkeypatch.setenv("CRYPTOLOOT_SECRET", "canary")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as broken, contextlib.redirect_stdout(broken):
+        code = main(["check"])
+
+    assert (1, "") == (code, capsys.readouterr().err)

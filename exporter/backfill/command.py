@@ -32,11 +32,16 @@ class UsageError(Exception):
     """Flags that contradict each other, the config, or the system; the text names the flag."""
 
 
+class OutputError(Exception):
+    """A file or standard stream that is open cannot be written; the text says which and why."""
+
+
 def write_backfill(config: Config, flags: Namespace, clock: Clock, tell: Tell) -> bool:
     """Write the file; return whether every site, and Prometheus if it was asked, answered.
 
     `tell` prints to stderr. `flags` are the command's flags as parsed, with times in Unix seconds. `until` is
-    None with `prometheus`. Raises UsageError where flags contradict each other or the file cannot be written.
+    None with `prometheus`. Raises UsageError where flags contradict each other or the file cannot be opened,
+    OutputError where it cannot be written.
     """
     _check(flags, {site.name for site in config.sites})
     if not {"job", "instance"} <= flags.label.keys():
@@ -59,10 +64,11 @@ def write_backfill(config: Config, flags: Namespace, clock: Clock, tell: Tell) -
     if sources:
         try:
             samples = write_lines(exposition(sources, windows, flags.since, now), flags.output, tell)
-        except BrokenPipeError:
-            raise  # the reader has seen enough, which is no mistake
         except OSError as error:
-            raise UsageError(f"--output {flags.output}: {error.strerror}") from error
+            problem = f"--output {flags.output}: {error.strerror}"
+            if error.filename is None:  # the file is open, or it is stdout
+                raise OutputError(f"{problem}: free space there") from error
+            raise UsageError(f"{problem}: name another file") from error
         tell(f"{samples:,} samples of {len(sources)} site{'s' if len(sources) > 1 else ''}")
     return not failures
 
@@ -140,4 +146,5 @@ def _copy(lines: Iterable[str], file: TextIO, tell: Tell) -> int:
         samples += not line.startswith("#")
         if samples and samples % PROGRESS == 0 and sys.stderr.isatty():
             tell(f"{samples:,} samples", end="\r")
+    file.flush()
     return samples

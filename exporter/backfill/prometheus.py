@@ -70,8 +70,16 @@ class Prometheus:
                 oldest = min((row.synctime for row in source.history.rows), default=now)
                 queries = [self.sample_times(source, metric, max(since, oldest), now) for metric in METRICS]
                 times_by_metric = dict(zip(METRICS, await asyncio.gather(*queries), strict=True))
-                if not any(times_by_metric.values()):
-                    await self._reject_other_labels(source, now)
+                if not any(times_by_metric.values()):  # under other labels, each series would exist twice
+                    selector = series(SETTLED_TIMESTAMP.name, {"site": source.site.name})
+                    for result in await self._query(f"last_over_time({selector}[1d])", now):
+                        labels = ", ".join(
+                            f"{name}={result.metric.get(name, '')}" for name in ("job", "instance")
+                        )
+                        problem = (
+                            f"has {source.site.name} under other labels ({labels}): give them by --label"
+                        )
+                        raise PrometheusError(f"{self._name} {problem}, or there will be two of it")
                 for metric, times in times_by_metric.items():
                     free = gaps(times) if gaps_only else [(-math.inf, min(times, default=now))]
                     windows[source.series(metric)] = [(a, min(b, end)) for a, b in free if a < min(b, end)]
@@ -106,14 +114,6 @@ class Prometheus:
                 raise PrometheusError(f"{self._name} {problem}")
         times = {at for result in recent for at, _ in result.values if at > begin}
         return sorted(times | ({begin} if earlier else set()))
-
-    async def _reject_other_labels(self, source: Source, now: float) -> None:
-        """Raise PrometheusError where it has the site under other labels: each series would exist twice."""
-        selector = series(SETTLED_TIMESTAMP.name, {"site": source.site.name})
-        for result in await self._query(f"last_over_time({selector}[1d])", now):
-            labels = ", ".join(f"{name}={result.metric.get(name, '')}" for name in ("job", "instance"))
-            problem = f"has {source.site.name} under other labels ({labels})"
-            raise PrometheusError(f"{self._name} {problem}: give them by --label, or there will be two of it")
 
     async def _query(self, expression: str, at: float) -> list[_Series]:
         parameters = {"query": expression, "time": str(at)}

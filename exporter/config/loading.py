@@ -230,11 +230,16 @@ class _Builder(NamedTuple):
         return SecretSource(Secret(""))
 
     def secret_source(self, kind: str, value: str, path: str) -> SecretSource:
-        """Read a secret. Raises ValueError."""
+        """Read a secret, and warn if others can reach its file. Raises ValueError."""
         if kind == "env":
             return SecretSource(secret_variable(value, self.environ), env=value)
         if kind == "file":
-            return SecretSource(self.secret_file(value, path), file=self.directory / value)
+            secret, status = read_secret(self.directory / value)
+            if exposed(status):
+                mode = f"{stat.S_IMODE(status.st_mode):04o}"
+                message = f"others than the owner can reach the file (mode {mode}): chmod 600 would stop them"
+                self.problems.warn(path, message)
+            return SecretSource(secret, file=self.directory / value)
         message = "a secret in the config file is copied along with it: use secret_env or secret_file"
         self.problems.warn(path, message)
         return SecretSource(clean(value))
@@ -242,15 +247,6 @@ class _Builder(NamedTuple):
     def sought(self, file: str) -> str:
         """Say where a relative file was sought, if that is not the working directory."""
         return " (sought from the config file's directory)" if self.directory / file != Path(file) else ""
-
-    def secret_file(self, name: str, path: str) -> Secret:
-        """Read a secret file and warn if others can reach it. Raises ValueError."""
-        secret, status = read_secret(self.directory / name)
-        if exposed(status):
-            mode = f"{stat.S_IMODE(status.st_mode):04o}"
-            message = f"others than the owner can reach the file (mode {mode}): chmod 600 would stop them"
-            self.problems.warn(path, message)
-        return secret
 
 
 def _duplicates(values: list[Any]) -> Iterator[tuple[int, int]]:

@@ -8,6 +8,7 @@ import math
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,7 +19,10 @@ SHOWN = 50  # of one list of problems or warnings: more than people make by hand
 COUNTED = 10_000  # problems of one document: then reading ends
 
 _WORD = "(?:[A-Z]?[a-z]+(?:[A-Z][a-z]{2,})*|[A-Z]+)"
-_WORDS = re.compile(rf"{_WORD}[0-9]{{0,3}}(?:[._-]{_WORD}?[0-9]{{0,3}})*|[A-Za-z][A-Za-z0-9._-]{{0,7}}")
+_WORDS = re.compile(
+    rf"{_WORD}[0-9]{{0,3}}(?:[._-]{_WORD}?[0-9]{{0,3}})*|[A-Za-z][A-Za-z0-9._-]{{0,7}}|[0-9.]{{1,8}}"
+)
+HIDDEN = "(odd key)"  # in place of a key that is not shown
 
 
 class Problem(NamedTuple):
@@ -42,9 +46,8 @@ class Problem(NamedTuple):
 
     def at(self, place: str) -> str:
         """Return the problem as one of this place."""
-        return (
-            f"{place}: {self.message}" if self.line is None else f"{place} (line {self.line}): {self.message}"
-        )
+        line = "" if self.line is None else f" (line {self.line})"
+        return f"{place}{line}: {self.message}"
 
     @property
     def _name(self) -> str:
@@ -82,9 +85,16 @@ class Problems:
     def __init__(self, source: str, aliases: Mapping[str, str] = MappingProxyType({})) -> None:
         self.source = source
         self.aliases = aliases
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything: the document is read again."""
         self.lines: dict[str, int] = {}
+        self.hidden_lines: dict[
+            tuple[str, str], int
+        ] = {}  # of keys that are not shown: by path above and key
         self.reported: list[Problem] = []
-        self.warnings: list[Problem] = []
+        self.warnings: list[str] = []
         self._faulty_paths: set[str] = set()
 
     def add(self, path: str, message: str, line: int | None = None) -> None:
@@ -92,38 +102,29 @@ class Problems:
 
         Raises ConfigError if it is one too many.
         """
-        self._faulty_paths.update(_path_and_above(path))
         self.reported.append(self._problem(path, message, line))
+        self._faulty_paths.update(_upwards(path))
         if len(self.reported) >= COUNTED:
             raise ConfigError(self.reported)
 
     def warn(self, path: str, message: str) -> None:
         """Report what is allowed but unwise, or has another effect than it seems."""
-        self.warnings.append(self._problem(path, message))
-
-    def clear(self) -> None:
-        """Forget all problems: the document is read again."""
-        self.reported.clear()
-        self._faulty_paths.clear()
+        self.warnings.append(str(self._problem(path, message)))
 
     def _problem(self, path: str, message: str, line: int | None = None) -> Problem:
-        lines = [line, *map(self.lines.get, _path_and_above(path))]
-        return Problem(self.aliases.get(path, path), message, next(filter(None, lines), None), self.source)
+        line = line or next((self.lines[above] for above in _upwards(path) if above in self.lines), None)
+        return Problem(self.aliases.get(path, path), message, line, self.source)
 
     def has(self, path: str) -> bool:
         """Whether a problem was reported at the path or beneath it."""
         return path in self._faulty_paths
 
 
-def _path_and_above(path: str) -> Iterator[str]:
+def _upwards(path: str) -> Iterator[str]:
+    """Yield a path and the paths above it, the nearest first."""
     while path:
         yield path
         path = path[: max(path.rfind("."), path.rfind("["), 0)]
-
-
-def counted(problems: Sequence[object]) -> str:
-    """Return how many problems there are; reading has ended at 10,000."""
-    return f"at least {COUNTED}" if len(problems) >= COUNTED else str(len(problems))
 
 
 def capped(problems: Sequence[object]) -> list[str]:
@@ -133,8 +134,8 @@ def capped(problems: Sequence[object]) -> list[str]:
     delays scrapes.
     """
     texts, more = [str(problem) for problem in problems[:SHOWN]], len(problems) - SHOWN
-    at_least = "at least " if len(problems) >= COUNTED else ""
-    return [*texts, f"and {at_least}{more} more"] if more > 0 else texts
+    least = "at least " if len(problems) >= COUNTED else ""  # reading has ended there
+    return [*texts, f"and {least}{more} more"] if more > 0 else texts
 
 
 def together(*loads: Callable[[], Any]) -> list[Any]:
@@ -166,16 +167,17 @@ def unexpected(error: Exception) -> str:
 def join(path: str, key: object) -> str:
     """Return the path of a key."""
     # A key that looks like none of ours may be a misplaced secret: `{secret:4f2a…}`, `{4f2a…}`. So it must be
-    # made of words with few digits at their ends (`http2`, `web.listen`), or be too short for a secret.
+    # made of words with few digits at their ends (`http2`, `web.listen`), or be too short for a secret (`1`).
     shown = isinstance(key, str) and len(key) <= 32 and _WORDS.fullmatch(key)  # noqa: PLR2004 - as our longest
-    step = key if shown else "(odd key)"
+    step = key if shown else HIDDEN
     return f"{path}.{step}" if path else str(step)
 
 
 def type_name(value: object) -> str:
     """Name the type of a value, without its content."""
-    kinds = {type(None): "nothing", bool: "true or false", str: "text", dict: "a mapping", list: "a list"}
-    return "a number" if type(value) in {int, float} else kinds.get(type(value), "something else")
+    kinds = {type(None): "nothing", bool: "a boolean", str: "text", dict: "a mapping", list: "a list"}
+    kinds |= {int: "a number", float: "a number", date: "a date", datetime: "a date", bytes: "binary data"}
+    return kinds.get(type(value), "something else")
 
 
 def quoted(value: object) -> str:

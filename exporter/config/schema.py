@@ -102,11 +102,10 @@ def _section(value: object, section: type[Section], path: str, problems: Problem
             values[key] = read(item, keys[key].type, join(path, key), problems)
         else:
             # Looking for a similar key takes long, so not for thousands that are not shown.
-            near = len(problems.reported) < SHOWN and difflib.get_close_matches(
-                str(key)[:64], list(keys), n=1
-            )
+            shown = len(problems.reported) < SHOWN
+            near = difflib.get_close_matches(str(key)[:64], keys, n=1) if shown else []
             hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(keys)}"
-            problems.add(join(path, key), f"unknown key; {hint}")
+            problems.add(join(path, key), f"unknown key; {hint}", problems.hidden_lines.get((path, key)))
     for name, field in keys.items():
         if field.required and name not in entries:
             problems.add(join(path, name), f"missing: {unwrap(field.type)[1].description}")

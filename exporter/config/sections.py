@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from exporter.config.authority import Authority
-from exporter.config.problems import Problem
 from exporter.config.schema import Section, fields, unwrap
 from exporter.config.secret import Secret, SecretSource
 from exporter.config.values import Duration, Label, Names, Size, Text, Url, Variable
@@ -277,4 +276,4 @@ class Config(Struct, frozen=True):
     sites: tuple[Site, ...]
     users: Users
     web: WebSection
-    warnings: tuple[Problem, ...]
+    warnings: tuple[str, ...]

@@ -11,16 +11,8 @@ from typing import Any, NoReturn
 
 import yaml
 from msgspec import UNSET
-from yaml.events import (
-    AliasEvent,
-    MappingEndEvent,
-    MappingStartEvent,
-    ScalarEvent,
-    SequenceEndEvent,
-    StreamEndEvent,
-)
 
-from exporter.config.problems import ConfigError, Problems, join
+from exporter.config.problems import HIDDEN, ConfigError, Problems, join
 
 MAX_BYTES = 2 << 20  # 10,000 sites are 1 MiB. While a long comment is parsed, other threads wait
 MAX_VALUES = 200_000  # with each alias counted as all that it stands for; 10,000 sites have 100,000
@@ -48,33 +40,39 @@ class Refused(Exception):
         self.line = line
 
 
-def load_yaml(data: bytes, problems: Problems) -> object:
-    """Return the document and record the line of every path; UNSET where the YAML is broken or too much."""
+def load_yaml(data: bytes, problems: Problems, as_written: str = "") -> object:
+    """Return the document and record the line of every path; UNSET where the YAML is broken or too much.
+
+    Values beneath the path `as_written` are text, also where YAML reads a number, a date or a truth value.
+    """
     try:
         text = _decoded(data)
         try:
-            return parse(_PARSER, text, problems)
+            return parse(_PARSER, text, problems, as_written)
         except yaml.MarkedYAMLError:
             if len(text) > EXPLAINED:
                 raise
         # PyYAML's own parser is slow, but it takes `{key:}`, and explains better what it does not take.
         problems.clear()
-        return parse(yaml.SafeLoader, text, problems)
+        return parse(yaml.SafeLoader, text, problems, as_written)
     except Refused as error:
         message, line = str(error), error.line
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        message, line = f"not valid YAML: {_without_quotes(error)}", mark.line + 1 if mark else None
+        why = ", ".join(part for part in (error.context, error.problem) if part)
+        # The parser in Python quotes what it met, which may be a part of a secret.
+        why = _QUOTED.sub(lambda part: part[0] if _HARMLESS.fullmatch(part[0][1:-1]) else "(not shown)", why)
+        message, line = f"not valid YAML: {why}", mark.line + 1 if mark else None
     problems.clear()
     problems.add("", message, line)
     return UNSET
 
 
-def parse(parser: Any, text: str, problems: Problems) -> object:
+def parse(parser: Any, text: str, problems: Problems, as_written: str = "") -> object:
     """Return the document. Raises Refused, MarkedYAMLError and, for too many problems, ConfigError."""
     loader = parser(text)
     try:
-        return _Reader(loader, problems).document()
+        return _Reader(loader, problems, as_written).document()
     except (ConfigError, Refused, yaml.MarkedYAMLError):
         raise
     except Exception:  # noqa: BLE001 - PyYAML's own parser raises nearly anything: "\UFFFFFFFF", `%YAML 1.999…`
@@ -109,17 +107,12 @@ def _character(pair: re.Match[str]) -> str:
     return f"\\U{0x10000 + ((high & 0x3FF) << 10) + (low & 0x3FF):08x}"
 
 
-def _without_quotes(error: yaml.MarkedYAMLError) -> str:
-    # The parser in Python quotes what it met, which may be a part of a secret.
-    text = ", ".join(part for part in (error.context, error.problem) if part)
-    return _QUOTED.sub(lambda match: match[0] if _HARMLESS.fullmatch(match[0][1:-1]) else "(not shown)", text)
-
-
 class _Reader:
     """Turns the events of a parser into plain values. Records lines; reports what cannot be read."""
 
-    def __init__(self, loader: Any, problems: Problems) -> None:
+    def __init__(self, loader: Any, problems: Problems, as_written: str) -> None:
         self._next, self._loader, self._problems = loader.get_event, loader, problems
+        self._as_written = as_written
         self._values = 0  # so far, with each alias counted as all that it stands for
         self._anchors: dict[str, tuple[Any, int]] = {}  # the value of each, and how many values that is
         self._scalars: dict[tuple[Any, ...], Any] = {}  # by tag, text and style: most texts are there again
@@ -127,32 +120,36 @@ class _Reader:
     def document(self) -> Any:
         """Return the only document of the stream, None if there is none."""
         self._next()  # the start of the stream
-        if isinstance(self._next(), StreamEndEvent):
+        if isinstance(self._next(), yaml.StreamEndEvent):
             return None
         value = self._value(self._next(), "", 0)
         self._next()  # the end of the document
-        if not isinstance(event := self._next(), StreamEndEvent):
+        if not isinstance(event := self._next(), yaml.StreamEndEvent):
             _refuse("a second document begins: keep one", event)
         return value
 
     def _value(self, event: Any, path: str, depth: int) -> Any:
-        if isinstance(event, AliasEvent):
+        if isinstance(event, yaml.AliasEvent):
             # A value is known once it is complete, so no value contains itself.
             if event.anchor not in self._anchors:
-                _refuse("no complete value above this alias has its anchor", event)
+                _refuse("this alias (`*…`) needs a complete value with its anchor (`&…`) above it", event)
             value, values = self._anchors[event.anchor]
             self._count(values, event)
             return value
         before = self._values
         self._count(1, event)
-        if isinstance(event, ScalarEvent):
+        if isinstance(event, yaml.ScalarEvent):
             value = self._scalar(event, path)
         elif depth == MAX_DEPTH:
             _refuse(f"nested too deeply: more than {MAX_DEPTH} levels", event)
-        elif isinstance(event, MappingStartEvent):
+        elif isinstance(event, yaml.MappingStartEvent):
             value = self._mapping(path, depth + 1)
         else:
-            value = self._sequence(path, depth + 1)
+            value = []
+            while not isinstance(item := self._next(), yaml.SequenceEndEvent):
+                child = f"{path}[{len(value)}]"
+                self._problems.lines.setdefault(child, item.start_mark.line + 1)
+                value.append(self._value(item, child, depth + 1))
         if event.anchor:
             self._anchors[event.anchor] = value, self._values - before
         return value
@@ -164,39 +161,40 @@ class _Reader:
                 f"more than {MAX_VALUES:,} values, where an alias counts as all that it stands for", event
             )
 
-    def _sequence(self, path: str, depth: int) -> list[Any]:
-        items: list[Any] = []
-        while not isinstance(event := self._next(), SequenceEndEvent):
-            child = f"{path}[{len(items)}]"
-            self._problems.lines.setdefault(child, event.start_mark.line + 1)
-            items.append(self._value(event, child, depth))
-        return items
-
-    def _mapping(self, path: str, depth: int) -> dict[Any, Any]:
-        mapping: dict[Any, Any] = {}
+    def _mapping(self, path: str, depth: int) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
         merged: list[tuple[Any, int]] = []  # with the line of `<<`
-        first: dict[Any, int] = {}  # the line of each key
-        while not isinstance(event := self._next(), MappingEndEvent):
+        first: dict[str, int] = {}  # the line of each key
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
             line = event.start_mark.line + 1
-            is_scalar = isinstance(event, ScalarEvent)
-            child = join(path, event.value if is_scalar else None)
+            # As in Go, a key is the text in the file: `1`, `on` and `2026-01-01` are names like any other.
+            written = event.value if isinstance(event, yaml.ScalarEvent) else None
+            child = join(path, written)
             self._problems.lines.setdefault(child, line)
-            if is_scalar and event.value == "<<" and event.implicit[0]:
+            if written == "<<" and event.implicit[0]:
                 merged.append((self._value(self._next(), child, depth), line))
                 continue
-            key = self._value(event, child, depth)
+            if written is None:  # an alias may stand for a text
+                written = self._value(event, child, depth)
+            else:
+                self._count(1, event)
+                if event.anchor:
+                    self._anchors[event.anchor] = written, 1
             value = self._value(self._next(), child, depth)
-            if isinstance(key, dict | list):
-                self._problems.add(child, "a list or mapping cannot be a key", line)
-            elif key is not UNSET:
-                if key in mapping:  # for Python, 1 and true are one key
-                    self._problems.add(child, f"given twice: line {first[key]} has it already", line)
-                first.setdefault(key, line)
-                mapping[key] = value
+            if not isinstance(written, str):
+                self._problems.add(child, "a key is text, not a list, a mapping or an alias of one", line)
+            elif getattr(event, "tag", None) not in {None, "!", _TEXT}:
+                self._problems.add(child, "a key has no tag (`!…` before it): remove the tag", line)
+            elif written in mapping:
+                self._problems.add(child, f"a duplicate of the key on line {first[written]}: keep one", line)
+            else:
+                mapping[written], first[written] = value, line
+                if child.endswith(HIDDEN):
+                    self._problems.hidden_lines[path, written] = line
         self._merge(mapping, merged, path)
         return mapping
 
-    def _merge(self, mapping: dict[Any, Any], merged: list[tuple[Any, int]], path: str) -> None:
+    def _merge(self, mapping: dict[str, Any], merged: list[tuple[Any, int]], path: str) -> None:
         """Add the keys of `<<` that the mapping does not have. Of two that are merged, the first counts."""
         for value, line in merged:
             for each in value if isinstance(value, list) else [value]:
@@ -214,9 +212,13 @@ class _Reader:
         if key not in self._scalars:
             self._scalars[key] = self._read_scalar(event)
         value = self._scalars[key]
+        if self._as_written and path.startswith(self._as_written) and event.implicit[0] and value is not None:
+            return event.value
         if value is UNSET:
-            line = event.start_mark.line + 1
-            self._problems.add(path, "YAML cannot read this value: put it in quotes", line)
+            fault = "looks like a date or a number, but cannot be read: put it in quotes"
+            if event.tag:
+                fault = "has a tag (`!…` before it) that does not fit: remove the tag, or put all in quotes"
+            self._problems.add(path, fault, event.start_mark.line + 1)
         return value
 
     def _read_scalar(self, event: Any) -> Any:

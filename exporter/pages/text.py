@@ -5,7 +5,7 @@ renders eight times slower; its bytes are what the property tests hold these fun
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from exporter.collectors.metric import Family, Metric
@@ -48,10 +48,21 @@ def lines(family: Family) -> bytes:
 
     All lines are joined column by column, the numbers being the last: no line is formatted by itself.
     """
+    columns: list[Iterable[str]] = []
+    fixed = []  # what stands before each column: the name, and the labels that do not vary
+    text = f"{family.metric.name}{{"
+    for name, values in zip(family.metric.labels, family.labels, strict=True):
+        text += f'{name}="'
+        if isinstance(values, str):
+            text += _escaped(values)
+        else:
+            fixed.append(text)
+            text, joined = "", "".join(values)
+            special = "\\" in joined or "\n" in joined or '"' in joined
+            columns.append([_escaped(value) for value in values] if special else values)
+        text += '",'
+    prefix, *separators = [*fixed, text.removesuffix(",") + "} "]
     numbers = [repr(value) if value < GO_EXPONENT else _go(value) for value in family.values]
-    prefix, *separators = _fixed_texts(family)
-    columns = [_column(values) for values in family.labels if not isinstance(values, str)]
-    rows: Iterable[str]
     rows, *others = [*columns, numbers]
     for separator, column in zip(separators, others, strict=True):
         rows = map(separator.join, zip(rows, column, strict=True))
@@ -68,27 +79,6 @@ def series(name: str, labels: Mapping[str, str]) -> str:
 def number(value: float) -> str:
     """Return a finite value as a sample line ends with it."""
     return repr(value) if value < GO_EXPONENT else _go(value)
-
-
-def _fixed_texts(family: Family) -> list[str]:
-    """Return what stands before each column of a line: the name, and the labels that do not vary."""
-    texts = []
-    text = f"{family.metric.name}{{"
-    for name, values in zip(family.metric.labels, family.labels, strict=True):
-        text += f'{name}="'
-        if isinstance(values, str):
-            text += _escaped(values)
-        else:
-            texts.append(text)
-            text = ""
-        text += '",'
-    return [*texts, text.removesuffix(",") + "} "]
-
-
-def _column(values: Sequence[str]) -> Sequence[str]:
-    text = "".join(values)
-    special = "\\" in text or "\n" in text or '"' in text
-    return [_escaped(value) for value in values] if special else values
 
 
 def _escaped(text: str) -> str:

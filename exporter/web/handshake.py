@@ -43,14 +43,11 @@ class HandshakeReason(StrEnum):
     NAME_NOT_ALLOWED = "name_not_allowed", "no name of the client's certificate is in client_allowed_sans"
     UNSUPPORTED_VERSION = (
         "unsupported_version",
-        "the client offers no TLS version from min_version to max_version",
+        "the client offers no version from min_version to max_version",
     )
     NO_SHARED_CIPHER = "no_shared_cipher", "the client offers none of the allowed cipher suites"
     PLAIN_HTTP = "plain_http", "the client sent an HTTP request: give it a URL with https://"
-    CLIENT_ALERT = (
-        "client_alert",
-        "the client rejected the handshake: it may not trust the certificate it got",
-    )
+    CLIENT_ALERT = "client_alert", "the client rejected the handshake: it may not trust the certificate"
     TIMEOUT = "timeout", "the client did not complete the handshake in time"
     CLOSED = "closed", "the client closed the connection during the handshake"
     OTHER = "other", "the client's part of the handshake cannot be used"
@@ -91,25 +88,22 @@ class ServerHandshake(ssl.SSLObject):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            failure = self._failure(error)
+            openssl = error.reason or ""
+            # OpenSSL knows four methods of HTTP. It has read five bytes; the version is in the rest.
+            plain = openssl == "WRONG_VERSION_NUMBER" and b" HTTP/1." in self.incoming.read()
+            alert = HandshakeReason.CLIENT_ALERT if "_ALERT_" in openssl else HandshakeReason.OTHER
+            why = HandshakeReason.PLAIN_HTTP if plain else _BY_OPENSSL.get(openssl, alert)
+            detail = openssl.lower().replace("_", " ")
+            if isinstance(error, ssl.SSLCertVerificationError):
+                detail = f"{detail}: {error.verify_message}"
+            answer = PLAIN_HTTP_ANSWER if why is HandshakeReason.PLAIN_HTTP else self.outgoing.read()
+            failure = HandshakeError(why, openssl, detail, answer)
         else:
             if self.context.admits(self.getpeercert()):
                 return
             # Python cannot send an alert of our choice: this one gets none.
             failure = HandshakeError(HandshakeReason.NAME_NOT_ALLOWED)
         raise failure
-
-    def _failure(self, error: ssl.SSLError) -> HandshakeError:
-        openssl = error.reason or ""
-        # OpenSSL knows four methods of HTTP. It has read five bytes of a head; the version is in the rest.
-        plain = openssl == "WRONG_VERSION_NUMBER" and b" HTTP/1." in self.incoming.read()
-        alert = HandshakeReason.CLIENT_ALERT if "_ALERT_" in openssl else HandshakeReason.OTHER
-        why = HandshakeReason.PLAIN_HTTP if plain else _BY_OPENSSL.get(openssl, alert)
-        detail = openssl.lower().replace("_", " ")
-        if isinstance(error, ssl.SSLCertVerificationError):
-            detail = f"{detail}: {error.verify_message}"
-        answer = PLAIN_HTTP_ANSWER if why is HandshakeReason.PLAIN_HTTP else self.outgoing.read()
-        return HandshakeError(why, openssl, detail, answer)
 
 
 class ServerContext(ssl.SSLContext):

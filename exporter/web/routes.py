@@ -81,7 +81,10 @@ class Web:
         request = Request(scope, dict(reversed(scope["headers"])))
         verdict = await self.access.verdict(request.headers.get(b"authorization"))
         response = await self.respond(request) if verdict is Verdict.ALLOWED else REJECTIONS[verdict]
-        fields = self.header_fields(response)
+        length = (b"content-length", b"%d" % len(response.body))
+        fields = [(b"content-type", response.content_type), length, *response.fields]
+        names = {name for name, _ in fields}  # two content security policies would both be in force
+        fields += [(name, value) for name, value in self.access.config.headers if name.lower() not in names]
         await send({"type": "http.response.start", "status": response.status, "headers": fields})
         body: bytes | memoryview = b"" if scope["method"] == "HEAD" else response.body
         while len(body) > PIECE:  # under TLS, what is sent at once is encrypted at once, for each client
@@ -99,18 +102,6 @@ class Web:
             allow = (b"allow", ", ".join(route.methods).encode())
             return text(405, f"405 Method Not Allowed: this path takes {' and '.join(route.methods)}.", allow)
         return await route.respond(self, request)
-
-    def header_fields(self, response: Response) -> list[Field]:
-        """Return all header fields of a response: its own, and those of the web config that it lacks.
-
-        Two content security policies would both be in force.
-        """
-        length = (b"content-length", b"%d" % len(response.body))
-        fields = [(b"content-type", response.content_type), length, *response.fields]
-        if configured := self.access.config.headers:
-            names = {name for name, _ in fields}
-            fields += [(name, value) for name, value in configured if name.lower() not in names]
-        return fields
 
 
 def text(status_code: int, message: str, *fields: Field) -> Response:

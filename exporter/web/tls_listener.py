@@ -136,7 +136,12 @@ class TlsListener:
             )
         except HandshakeError as failure:
             self._failed(failure.why, peer, failure.detail)
-            await self._explain(second, failure.answer)
+            with contextlib.suppress(OSError, TimeoutError):
+                second.send(failure.answer)
+                second.shutdown(socket.SHUT_WR)
+                async with asyncio.timeout(LINGER):  # closing at once could discard the answer
+                    while await self._loop.sock_recv(second, 65536):
+                        pass
         except ConnectionAbortedError:
             self._failed(HandshakeReason.TIMEOUT, peer, "")
         except OSError:
@@ -144,12 +149,3 @@ class TlsListener:
             self._failed(HandshakeReason.TIMEOUT if given_up else HandshakeReason.CLOSED, peer, "")
         finally:
             self._handshakes.ended(second)
-
-    async def _explain(self, second: socket.socket, answer: bytes) -> None:
-        """Send what the client should know, and wait for it to hang up: closing could discard the answer."""
-        with contextlib.suppress(OSError, TimeoutError):
-            second.send(answer)
-            second.shutdown(socket.SHUT_WR)
-            async with asyncio.timeout(LINGER):
-                while await self._loop.sock_recv(second, 65536):
-                    pass

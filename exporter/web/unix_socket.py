@@ -12,14 +12,16 @@ from exporter.web.listening import AddressError
 
 TIMEOUT = 1.0  # seconds for connecting, and again for the answer
 HEALTHY = b"ok\n"
-_ADVICE = "choose another path with --web.health-socket"
+FLAG = "--web.health-socket"
+ADVICE = "choose a path in a directory that exists and where the exporter may write"
 
 
 @asynccontextmanager
 async def serve_health(path: Path, problems: Callable[[], list[str]]) -> AsyncIterator[None]:
     """Answer every connection to a Unix socket with `ok` or with the problems, and close it.
 
-    The socket has mode 0600; a stale one is replaced, and it is removed at the end. Raises AddressError.
+    The socket has mode 0600; a stale one is replaced, and it is removed at the end. Raises AddressError if
+    anything else is at the path, or the path cannot be used.
     """
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -27,13 +29,13 @@ async def serve_health(path: Path, problems: Callable[[], list[str]]) -> AsyncIt
         writer.write("\n".join([*lines[:20], ""]).encode() if lines else HEALTHY)
         writer.close()
 
-    _remove_stale(path)
     mask = os.umask(0o177)  # the socket has this mode from the start, not after a chmod
     try:
+        _remove_stale(path)
         server = await asyncio.start_unix_server(answer, path)
     except OSError as error:
-        message = f"cannot listen on the health socket {path}: {error.strerror or error}; {_ADVICE}"
-        raise AddressError(message) from None
+        problem = f"cannot listen on {path}: {error.strerror or error}"
+        raise AddressError(f"{FLAG}: {problem}: {ADVICE}") from None
     finally:
         os.umask(mask)
     try:
@@ -44,15 +46,13 @@ async def serve_health(path: Path, problems: Callable[[], list[str]]) -> AsyncIt
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens on. Raises AddressError if anything else is at the path."""
+    """Remove a socket that nobody listens on. Raises AddressError if anything else is there, and OSError."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise AddressError(f"cannot use the health socket {path}: {error.strerror}; {_ADVICE}") from None
     if not stat.S_ISSOCK(mode):
-        raise AddressError(f"cannot use the health socket {path}: another file is there; {_ADVICE}")
+        raise AddressError(f"{FLAG}: {path} exists and is not a socket: remove it, or choose another path")
     try:
         _ask(path)
     except (ConnectionRefusedError, FileNotFoundError):
@@ -60,7 +60,7 @@ def _remove_stale(path: Path) -> None:
         return
     except OSError:
         pass  # a process listens, however slowly
-    raise AddressError(f"another process listens on the health socket {path}: stop it, or {_ADVICE}")
+    raise AddressError(f"{FLAG}: another process listens on {path}: stop it, or choose another path")
 
 
 def ask_health(path: Path) -> str | None:
@@ -68,7 +68,8 @@ def ask_health(path: Path) -> str | None:
     try:
         answer = _ask(path)
     except OSError as error:
-        return f"no answer from the health socket {path}: {error.strerror or error}"
+        why, same = error.strerror or error, f"does the exporter run, with the same {FLAG}?"
+        return f"{FLAG}: no answer from {path}: {why}: {same}"
     return None if answer == HEALTHY else answer.decode("utf-8", "replace").strip() or "no answer"
 
 

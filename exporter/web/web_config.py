@@ -104,7 +104,7 @@ class WebConfig:
     tls: Tls | None
     users: Users
     headers: tuple[tuple[bytes, bytes], ...]
-    notes: tuple[Problem, ...] = field(compare=False)
+    notes: tuple[str, ...] = field(compare=False)
     stamps: Stamps = field(compare=False)
 
 
@@ -136,9 +136,16 @@ def load(path: Path) -> WebConfig:
 
 def _load(loader: "_Loader") -> WebConfig:
     """Read the file that `load` reads. Raises ConfigError."""
-    problems, written = loader.problems, _load_document(loader)
+    problems = loader.problems
+    written: object = None
+    try:
+        written = load_yaml(loader.read(loader.path), problems, as_written=f"{_HEADERS}.")
+    except Lack:
+        raise
+    except ValueError as error:
+        problems.add("", str(error))
     document: dict[str, Any] = schema.read(without_absent(written), WebFile, "", problems) or {}
-    sections = written if isinstance(written, dict) else {}
+    sections: dict[Any, Any] = written if isinstance(written, dict) else {}
     http = document.get("http_server_config", {})
     if "http2" in http:
         problems.warn("http_server_config.http2", "has no effect: the exporter speaks HTTP/1.1 alone")
@@ -153,16 +160,6 @@ def _load(loader: "_Loader") -> WebConfig:
     if problems.reported:
         raise ConfigError(problems.reported)
     return WebConfig(tls, users, headers, tuple(problems.warnings), loader.stamps)
-
-
-def _load_document(loader: "_Loader") -> object:
-    try:
-        return load_yaml(loader.read(loader.path), loader.problems)
-    except Lack:
-        raise
-    except ValueError as error:
-        loader.problems.add("", str(error))
-        return UNSET
 
 
 def without_absent(document: object) -> object:
@@ -184,9 +181,7 @@ def without_absent(document: object) -> object:
 
 
 def _known_with_value(values: dict[Any, Any], section: type[schema.Section]) -> dict[Any, Any]:
-    def absent(key: object, value: object) -> bool:
-        return absent_in_tls(key, value) if section is TlsSection else value is None
-
+    absent = absent_in_tls if section is TlsSection else lambda _key, value: value is None
     known = schema.fields(section)
     return {key: value for key, value in values.items() if key not in known or not absent(key, value)}
 
@@ -255,9 +250,7 @@ def read_users(values: dict[Any, Any], tls: Tls | None, problems: Problems) -> d
     for index, (user, value) in enumerate(values.items()):
         path = _entry(_USERS, user, index, problems)
         bcrypt = _BCRYPT.fullmatch(value) if isinstance(value, str) else None
-        if not isinstance(user, str):
-            problems.add(path, "a user name is text: put it in quotes")
-        elif ":" in user or CONTROL.search(user) or SURROGATE.search(user):
+        if ":" in user or CONTROL.search(user) or SURROGATE.search(user):
             problems.add(path, "a name with a colon or control characters can never log in: use another")
         elif bcrypt is not None:
             users[user] = Secret(bcrypt[0])
@@ -281,8 +274,7 @@ def read_headers(values: dict[Any, Any], problems: Problems) -> tuple[tuple[byte
     headers = []
     for index, (name, value) in enumerate(values.items()):
         path, allowed = _entry(_HEADERS, name, index, problems), ALLOWED_HEADERS.get(name)
-        # YAML reads `X-XSS-Protection: 1` as a number, and 0x1 too. An empty value is the empty text.
-        text = str(value) if value in (0, 1) and type(value) is int else "" if value is None else value
+        text = "" if value is None else value
         if allowed is None:
             problems.add(path, f"cannot be configured; known here: {', '.join(ALLOWED_HEADERS)}")
         elif text is UNSET:
@@ -298,5 +290,7 @@ def read_headers(values: dict[Any, Any], problems: Problems) -> tuple[tuple[byte
 
 def _entry(section: str, key: object, index: int, problems: Problems) -> str:
     """Return the path of a mapping's entry, by its number if the key may be a secret."""
-    path = f"{section}.{key}"
-    return path if path in problems.lines else f"{section}[{index}]"
+    path, by_number = f"{section}.{key}", f"{section}[{index}]"
+    if line := problems.hidden_lines.get((section, str(key))):
+        problems.lines[by_number] = line
+    return path if path in problems.lines else by_number

@@ -90,7 +90,10 @@ def test_an_alias_of_itself_is_no_trap(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(path, ENVIRON)
 
-    assert "config.yaml (line 1): no complete value above this alias has its anchor" == str(caught.value)
+    assert (
+        "config.yaml (line 1): this alias (`*…`) needs a complete value with its anchor (`&…`) above it"
+        == str(caught.value)
+    )
 
 
 def test_defaults_are_those_of_the_contract() -> None:
@@ -290,7 +293,7 @@ def test_without_a_file_the_environment_can_name_a_secret_file(tmp_path: Path) -
     loaded = load_absent(tmp_path, {"CRYPTOLOOT_SECRET_FILE": str(path)})
 
     assert SecretSource(Secret(CANARY), file=path) == loaded.sites[0].secret
-    assert loaded.warnings[0].text.startswith("CRYPTOLOOT_SECRET_FILE: others than the owner")
+    assert loaded.warnings[0].startswith("the environment: CRYPTOLOOT_SECRET_FILE: others than the owner")
 
 
 def test_without_a_file_both_variables_are_a_problem(tmp_path: Path) -> None:
@@ -348,7 +351,7 @@ def test_an_inline_secret_is_warned_about() -> None:
     """A secret in the file works, with a warning that names the path and not the value."""
     loaded = parse([{"name": "a", "secret": CANARY}])
 
-    assert [True] == ["sites[0].secret" == warning.path for warning in loaded.warnings]
+    assert [True] == [warning.startswith("sites[0].secret: ") for warning in loaded.warnings]
     assert CANARY not in str(loaded.warnings)
 
 
@@ -359,8 +362,8 @@ def test_a_short_row_age_is_warned_about_where_it_is_given() -> None:
     )
     base = parse(poll={"history": {"max_row_age": "2h59m"}})
 
-    assert ["sites[0].poll.history.max_row_age"] == [warning.path for warning in loaded.warnings]
-    assert ["poll.history.max_row_age"] == [warning.path for warning in base.warnings]
+    assert ["sites[0].poll.history.max_row_age"] == [text.split(":")[0] for text in loaded.warnings]
+    assert ["poll.history.max_row_age"] == [text.split(":")[0] for text in base.warnings]
 
 
 @pytest.mark.parametrize(("mode", "count"), [(0o600, 0), (0o400, 0), (0o660, 1), (0o604, 1)])
@@ -378,7 +381,7 @@ def test_watching_users_without_names_is_said_to_be_in_vain() -> None:
     """names: off shows no user: polling some for it is warned about, once for all sites."""
     loaded = parse([site(watch_users=["ann"]), site("b", watch_users=["bob"])], users={"names": "off"})
 
-    assert ["users.names"] == [warning.path for warning in loaded.warnings]
+    assert ["users.names"] == [warning.partition(":")[0] for warning in loaded.warnings]
 
 
 WORDS = (
@@ -503,7 +506,7 @@ def test_short_intervals_are_warned_about_where_they_are_given(
     """An interval below 10 s is warned about once, at the level that says so."""
     loaded = parse([site(poll={"payout": override}), site("b")], poll={"payout": section})
 
-    assert expected == [warning.path for warning in loaded.warnings]
+    assert expected == [warning.split(":")[0] for warning in loaded.warnings]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:12759", "http://localhost:12759", "https://[::1]"])
@@ -537,7 +540,7 @@ def test_a_secret_that_is_not_the_one_meant_is_warned_about(
 
     warnings = config.parse(document, {**ENVIRON, "X": secret}).warnings
 
-    assert word in str(warnings[-1])
+    assert word in warnings[-1]
     assert "canary" not in str(warnings).lower()
 
 

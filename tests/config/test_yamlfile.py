@@ -168,6 +168,28 @@ def test_merge_keys_and_empty_values_mean_what_yaml_says(text: str, expected: ob
     assert (expected, []) == load(text)
 
 
+@pytest.mark.parametrize("key", ["1", "0x10", "1.50", "on", "~", "2026-01-01", "2026-13-45", "=", "''"])
+def test_a_key_is_its_text(key: str) -> None:
+    """A key is what stands in the file, whatever YAML would read there: two spellings are two keys."""
+    text = key.strip("'")
+
+    assert ({text: 1, "True": 2}, []) == load(f"? {key}\n: 1\nTrue: 2\n")
+    assert ["(line 2): a duplicate of the key on line 1: keep one"] == [
+        problem[problem.index("(line") :] for problem in load(f"? {key}\n? {key}\n")[1]
+    ]
+
+
+@pytest.mark.parametrize(
+    "written", ["0xff", "1.50", "1_0", "yes", "2026-01-01", "2026-13-45", "9" * 5000, "x"]
+)
+def test_values_are_text_where_they_are_meant_as_written(written: str) -> None:
+    """Beneath the path a plain value is the text in the file; elsewhere, or with a tag, it is YAML's."""
+    document = f"a: {{b: {written}, c: ~, d: !!int 0xff}}\nab: 0xff\n"
+
+    loaded = yamlfile.load_yaml(document.encode(), Problems("x"), as_written="a.")
+    assert {"a": {"b": written, "c": None, "d": 255}, "ab": 255} == loaded
+
+
 def test_a_broken_file_has_one_problem() -> None:
     """What was found before the file broke off is not told: it may be a consequence."""
     expected = "while parsing a flow node, expected the node content, but found '<stream end>'"

@@ -68,9 +68,7 @@ def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
     """What is no socket is never removed."""
     path = tmp_path / "health"
     path.write_text("precious")
-    with pytest.raises(
-        AddressError, match=r"another file is there; choose another path with --web\.health-socket"
-    ):
+    with pytest.raises(AddressError, match="is not a socket"):
         asked(path, [])
 
     assert path.read_text() == "precious"
@@ -87,6 +85,20 @@ def test_a_path_below_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(AddressError, match="Not a directory"):
         asked(tmp_path / "file" / "health", [])
+
+
+@pytest.mark.parametrize("name", ["nowhere/health", "file/health", "n" * 120, "file", "directory"])
+def test_a_path_that_cannot_be_used_names_its_flag(tmp_path: Path, name: str) -> None:
+    """Whatever is wrong with the path, the error names the flag, the path, and what to do."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(AddressError) as caught:
+        asked(tmp_path / name, [])
+
+    text = str(caught.value)
+    assert text.startswith("--web.health-socket: ")
+    assert (True, True) == (str(tmp_path / name) in text, "choose " in text)
+    assert (ask_health(tmp_path / name) or "").startswith("--web.health-socket: no answer from ")
 
 
 def test_nobody_there_is_not_healthy(tmp_path: Path) -> None:

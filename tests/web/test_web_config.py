@@ -130,6 +130,24 @@ def test_headers_are_ready_to_send(pki: Path) -> None:
     } == dict(config.headers)
 
 
+@pytest.mark.parametrize(
+    "value", ["0", "0xff", "010", "1.50", "1e3", ".inf", "yes", "2026-01-01", "2026-13-45"]
+)
+def test_headers_are_sent_as_they_are_written(pki: Path, value: str) -> None:
+    """What YAML reads as a number, a date or a truth value is sent as it stands in the file."""
+    config = load(pki, f"http_server_config: {{headers: {{X-XSS-Protection: {value}}}}}")
+
+    assert ((b"x-xss-protection", value.encode()),) == config.headers
+
+
+@pytest.mark.parametrize("name", ["7", "no", "0x10", "2026-01-01"])
+def test_users_have_their_names_as_they_are_written(pki: Path, name: str) -> None:
+    """What YAML reads as a number, a date or a truth value is a name like any other, as for the toolkit."""
+    config = load(pki, f"basic_auth_users: {{{name}: $2y$04${'a' * 21}.{'a' * 31}}}")
+
+    assert [name] == list(config.users)
+
+
 # --- Our own rules
 
 
@@ -138,7 +156,7 @@ def test_own_case_reports_exactly_what_it_says(pki: Path, path: Path) -> None:
     """Each file yields, in one run, exactly the problems or notes it begins with, and not the canary."""
     expected, notes, said = comments(path, "expect"), comments(path, "note"), ""
     try:
-        said = "\n".join(note.text for note in load(pki, path.read_text() or " ").notes)
+        said = "\n".join(load(pki, path.read_text() or " ").notes).replace("web.yaml: ", "")
     except ConfigError as error:
         expected, notes, said = [], expected, "\n".join(problem.text for problem in error.problems)
 
@@ -234,7 +252,7 @@ def test_a_key_others_can_read_is_noted(pki: Path, mode: int, noted: bool, inlin
     path = place(pki, f"tls_server_config:\n  cert_file: exporter.crt\n  {given_key}\n")
     (path if inline else pki / "open.key").chmod(mode)
 
-    assert noted == any("chmod 600" in note.message for note in web_config.load(path).notes)
+    assert noted == any("chmod 600" in note for note in web_config.load(path).notes)
 
 
 def test_all_problems_come_at_once(pki: Path) -> None:
