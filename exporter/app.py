@@ -9,7 +9,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -356,12 +356,13 @@ async def check_online(
         for _, endpoint, _ in polled_endpoints(site)
         if (rejection := store[site.name].record(endpoint).rejection)
     ]
-    return page.decode(), failures, [*refused, *rejected, *_unwatched(config, store, clock.now())]
-
-
-def _unwatched(config: Config, store: Store, now: Now) -> Iterator[tuple[str, str, str]]:
-    """Yield the sites with rows whose drops cannot be judged, and why."""
-    for site in config.sites:
-        view = collector_visible(HISTORY_COLLECTOR, site, store[site.name], now).view
-        if view.rows and (reason := unwatched(view.expectation)):
-            yield site.name, HISTORY, reason
+    views = [
+        (site.name, collector_visible(HISTORY_COLLECTOR, site, store[site.name], clock.now()).view)
+        for site in config.sites
+    ]
+    unjudged = [
+        (name, HISTORY, reason)
+        for name, view in views
+        if view.rows and (reason := unwatched(view.expectation))
+    ]
+    return page.decode(), failures, [*refused, *rejected, *unjudged]

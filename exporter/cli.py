@@ -75,7 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         structlog.get_logger().critical("crashed", exc_info=True)
         return FAILED
     finally:
-        _discard_unwritten()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # drop what is left: Python would try again at its end, and then exit with 120
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return code
 
 
@@ -112,15 +116,6 @@ def _print(text: str, end: str = "\n", stream: TextIO | None = None) -> None:
     except OSError as error:
         advice = "free space there, or redirect it to another place"
         raise OutputError(f"{name} cannot be written: {error.strerror}: {advice}") from error
-
-
-def _discard_unwritten() -> None:
-    """Drop what a stream did not take: Python would try again at its end, and then exit with 120."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # --------------------------------------------------------------------------------------------------- commands

@@ -78,7 +78,11 @@ class Client:
         self._decoding = asyncio.Lock()  # large bodies one at a time: each holds the interpreter for a while
         self._route = route_to(api, environ)
         self.warnings = self._route.warnings
-        context = _tls_context(api)
+        if api.url.startswith("http:"):  # reading roots takes 20 ms, so not where no TLS is spoken
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        else:
+            authority = api.ca_file
+            context = ssl.create_default_context(cadata=authority.pem) if authority else default_roots()
         if self._route.proxy and self._route.proxy.url.scheme == "https":
             self._route.proxy.ssl_context = default_roots()
         self._open = partial(_HttpClient, api, user_agent, context, self._route, transport)
@@ -219,12 +223,6 @@ def default_roots() -> ssl.SSLContext:
         fault = getattr(error, "strerror", None) or type(error).__name__
     message = f"no HTTP client can be made: SSL_CERT_FILE or SSL_CERT_DIR names no certificates ({fault})"
     raise ConfigError([Problem("api", message)])
-
-
-def _tls_context(api: Api) -> ssl.SSLContext:
-    if api.url.startswith("http:"):  # reading roots takes 20 ms, so not where no TLS is spoken
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return ssl.create_default_context(cadata=api.ca_file.pem) if api.ca_file else default_roots()
 
 
 def _decode(request: Request[T], answer: Answer) -> T:

@@ -55,7 +55,11 @@ def route_to(api: Api, environ: Mapping[str, str]) -> Route:
     """Return the way to the API. Raises ConfigError for a proxy variable that cannot be used."""
     parts = urlsplit(api.url)
     direct = Route(host_and_port(api.url), tls=parts.scheme == "https")
-    variable = _proxy_variable(parts.scheme, environ) if api.proxy == "environment" else None
+    names = [f"{parts.scheme}_proxy", "all_proxy"] if api.proxy == "environment" else []
+    variables = [
+        name if name in environ else name.upper() for name in names
+    ]  # lower case wins, also if empty
+    variable = next((name for name in variables if environ.get(name, "").strip()), None)
     if variable is None:
         return direct
     excluded, warnings = False, []
@@ -116,15 +120,6 @@ def _is_in_domain(host: str, name: str) -> bool:
         raise ValueError("no domain")
     ascii_domain = domain.encode("idna").decode()
     return host.endswith(f".{ascii_domain}") or (host == ascii_domain and name == domain)
-
-
-def _proxy_variable(scheme: str, environ: Mapping[str, str]) -> str | None:
-    """Return the variable that names the proxy for a scheme. Lower case wins, also where it is empty."""
-    for lower in (f"{scheme}_proxy", "all_proxy"):
-        name = lower if lower in environ else lower.upper()
-        if environ.get(name, "").strip():
-            return name
-    return None
 
 
 def _proxy(value: str) -> tuple[httpx.Proxy | None, str]:

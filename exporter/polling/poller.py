@@ -157,11 +157,12 @@ class Poller:
                 loop.state = replace(state, due=soon, expected_by=soon)
                 self._start(loop, now)
         if len(changes.start) > STARTED_AT_ONCE:
-            self._starting = asyncio.create_task(self._start_rest(starts, changes, now))
 
-    async def _start_rest(self, starts: Iterator[tuple[int, Job]], changes: Plan, now: Now) -> None:
-        while self._start_some(starts, changes, now):  # noqa: ASYNC110 - it does not wait: it works
-            await asyncio.sleep(0)
+            async def start_rest() -> None:
+                while self._start_some(starts, changes, now):  # noqa: ASYNC110 - it does not wait: it works
+                    await asyncio.sleep(0)
+
+            self._starting = asyncio.create_task(start_rest())
 
     def _start_some(self, starts: Iterator[tuple[int, Job]], changes: Plan, now: Now) -> bool:
         """Start the next new loops of a plan in the place of old ones; return whether there were any left."""
