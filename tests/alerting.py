@@ -89,7 +89,8 @@ def cut(alerts: Collection[str]) -> dict[str, Any]:
     wanted = set().union(*(recorded(rule["expr"]) for rule in rules() if rule.get("alert") in alerts))
     while wanted:
         needed |= wanted
-        wanted = set().union(*(recorded(known[name]) for name in wanted)) - needed
+        # Settings are recorded by another file, or by none.
+        wanted = set().union(*(recorded(known[name]) for name in wanted if name in known)) - needed
     for group in document["groups"]:
         group["rules"] = [
             rule for rule in group["rules"] if rule.get("alert") in alerts or rule.get("record") in needed

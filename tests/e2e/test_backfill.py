@@ -162,7 +162,7 @@ def test_dashboards_and_rules_read_the_past(seam: Seam) -> None:
         "site:cryptoloot_hashrate_hashes_per_second:drop_below",
     )
 
-    assert {"Hashrate", "Of the usual", "Hashrate of $site", "Hashes per day"} <= {
+    assert {"Hashrate", "Of expected", "Hashrate of $site", "Hashes per day"} <= {
         query.title for query in able
     }
     assert [] == [query.title for query in able if not query.found(seam.stage, past)]

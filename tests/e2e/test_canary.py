@@ -385,8 +385,8 @@ def test_the_password_of_a_proxy_is_not_told(tmp_path: Path, proxy: str, scheme:
     hearing(work, reply(TOKEN.encode(), 407, f"Proxy-Authenticate: Basic realm={TOKEN}"))
     said = [text for program in programs for text in (program.said(), program.err.read_text())]
 
-    assert "fail" in said[1] or "HTTP client" in said[1]
-    assert "poll_failed" in said[3] or "HTTP client" in said[3]
+    assert "fail" in said[1] or "HTTP proxy" in said[1]
+    assert "poll_failed" in said[3] or "HTTP proxy" in said[3]
     assert [] == leaks(*said)
 
 
