@@ -167,29 +167,29 @@ sites:
   - {name: my-site, secret_env: CRYPTOLOOT_SECRET}
 ```
 
-Durations are written as Prometheus does (`500ms`, `30s`, `1m30s`), sizes as `512KiB`, `16MiB` or a number of bytes. Unknown
-keys, names that are there twice, numbers out of range and missing secrets are errors: `cryptoloot-exporter check` tells all
-of them at once, each with its path and line.
+Write durations as Prometheus does: `500ms`, `30s`, `1m30s`. Write sizes as `512KiB`, `16MiB` or a number of bytes. Unknown keys,
+duplicate names, numbers out of range and missing secrets are errors. `cryptoloot-exporter check` lists all of them at once, each
+with its path and line.
 """
 _AFTERWARDS = """\
 ## Without a file
 
-Where there is no `config.yaml`, and `--config.file` is not given, one site named `default` is polled with the secret in
-`CRYPTOLOOT_SECRET`, or in the file that `CRYPTOLOOT_SECRET_FILE` names. A reload reads what the start read: a process that
-started from a file refuses a reload without it, and one that started from the environment ignores a file that appears later.
+Without `config.yaml` and without `--config.file`, the exporter polls one site named `default`. Its secret is in `CRYPTOLOOT_SECRET`,
+or in the file that `CRYPTOLOOT_SECRET_FILE` names. A reload reads the same source as the start. If the process started from a
+file, a reload without the file is rejected. If it started from the environment, a file that appears later is ignored.
 
 ## Limits
 
-The file is a regular file of up to 2 MiB, with up to 200,000 values (each alias counts as all that it stands for) and 32
-levels. `check`, the log and `/-/reload` show 50 problems or warnings of one list, and how many more there are.
+The config must be a regular file of at most 2 MiB, 200,000 values and 32 levels. An alias counts as all values that it stands for.
+`check`, the log and `/-/reload` show the first 50 problems or warnings, and how many more there are.
 
 ## The web configuration
 
 `--web.config.file` has TLS, passwords and headers in the
 [format of Prometheus' exporter-toolkit](https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md).
-It is looked at once a second, with the files that it names, and a change needs no reload. When the change is refused,
-`cryptoloot_exporter_config_last_reload_successful` is 0 a second later; it is 1 again a second after the repair, unless the
-last reload of the config was refused too. [design.md](design.md) says what is refused by name.
+The exporter looks at it, and at the files that it names, once a second. A change needs no reload. If the change is rejected,
+`cryptoloot_exporter_config_last_reload_successful` is 0 a second later. It is 1 again a second after the repair, unless the last
+reload of the config was rejected too. [design.md](design.md) lists what is rejected.
 """
 
 
