@@ -33,7 +33,7 @@ from tests.conftest import REPOSITORY, required
 RUNBOOK = REPOSITORY / "docs" / "runbook.md"
 ALERTMANAGER = ALERTS / "alertmanager.example.yml"
 TESTS = sorted((ALERTS / "tests").glob("*.yml"))
-LONG = {"payout.test", "sites.test"}  # seconds of promtool
+LONG = {"live.test", "payout.test", "sites.test"}  # seconds of promtool
 ALERTING = [rule for rule in rules() if "alert" in rule]
 RECORDING = [rule for rule in rules() if "record" in rule]
 THRESHOLDS = [rule["record"] for rule in RECORDING if rule["record"].endswith(":threshold")]

@@ -98,6 +98,7 @@ def blocks(directory: Path, text: str) -> bool:
     return ran.returncode == 0 and count == sum(int(block[4]) for block in created)
 
 
+@pytest.mark.slow
 def test_blocks_can_be_made_of_it(tmp_path: Path) -> None:
     """`promtool tsdb create-blocks-from openmetrics` reads all samples of all sites."""
     one = source(week())
